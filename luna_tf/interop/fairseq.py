@@ -1,0 +1,330 @@
+"""Weights under the names of the official fairseq code, both ways.
+
+An official state dict maps names such as
+`encoder.encoder.layers.0.self_attn.pq_proj.weight` to arrays, linear weights
+as `(out, in)`. Each of our layers lists its entries once, in `_entries`;
+loading, saving and the official initialisation all go through that list.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from luna_tf.layers import (
+    LunaAttention,
+    LunaEmbedding,
+    LunaTransformerBlock,
+    PackedEmbedding,
+)
+from luna_tf.models import LRAClassifier
+
+# Entries of a state dict that are tables or bookkeeping, not weights.
+_BUFFERS = re.compile(r"(^|\.)(version|_float_tensor|projected_positions)$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One weight under its official name.
+
+    Attributes:
+        name: str, official name without the prefix.
+        variable: The Keras variable.
+        role: str, what it is: decides initialisation and layer norm offset.
+        shape: tuple of int, official shape.
+    """
+
+    name: str
+    variable: Any
+    role: str
+    shape: tuple[int, ...]
+
+    def from_official(self, array: np.ndarray) -> np.ndarray:
+        """Brings an array of the official layout into ours."""
+        if len(self.shape) == 2 and not self._is_table:
+            array = array.T
+        return array.reshape(self.variable.shape)
+
+    def to_official(self, array: np.ndarray) -> np.ndarray:
+        """Brings an array of our layout into the official one."""
+        array = np.asarray(array)
+        if len(self.shape) == 2 and not self._is_table:
+            return array.reshape(self.shape[::-1]).T
+        return array.reshape(self.shape)
+
+    @property
+    def _is_table(self) -> bool:
+        return self.role in ("tokens", "positions", "packed")
+
+
+def load_weights(
+    target: Any,
+    state_dict: Mapping[str, np.ndarray],
+    prefix: str = "",
+    layer_norm_offset: float = 0.0,
+) -> None:
+    """Loads official weights into a built layer or model of ours.
+
+    Nothing is assigned unless everything fits.
+
+    Args:
+        target: Built `LunaAttention`, `PackedEmbedding`, `LunaEmbedding`,
+            `LunaTransformerBlock` or `LRAClassifier`.
+        state_dict: Official name -> array. Names that do not start with
+            `prefix` are ignored, and so are the official non-trainable tables.
+        prefix: str, prepended to all names, such as `"encoder.layers.3."`.
+        layer_norm_offset: float, added to stored layer norm gains: 1.0 for the
+            newest official tree, which stores the gain minus one; 0.0 for the
+            release of 2021 and its published checkpoints.
+
+    Raises:
+        TypeError: if there is no official counterpart of `target`.
+        ValueError: naming every entry that is missing, unused or of a wrong
+            shape, or if `target` has no weights yet.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from luna_tf import LunaAttention
+    >>> from luna_tf.interop import fairseq
+    >>> layer = LunaAttention(num_heads=2)
+    >>> _ = layer(np.ones((1, 5, 4)), np.ones((1, 3, 4)))
+    >>> weights = fairseq.state_dict(layer)
+    >>> fairseq.load_weights(layer, weights)
+    """
+    entries = {prefix + entry.name: entry for entry in _entries_of(target)}
+    given = {
+        name: np.asarray(array)
+        for name, array in state_dict.items()
+        if name.startswith(prefix) and not _BUFFERS.search(name)
+    }
+    problems = [f"missing: {name}" for name in entries if name not in given]
+    problems += [f"unused: {name}" for name in given if name not in entries]
+    problems += [
+        f"wrong shape: {name} is {given[name].shape}, not {entry.shape}"
+        for name, entry in entries.items()
+        if name in given and given[name].shape != entry.shape
+    ]
+    if problems:
+        raise ValueError(
+            f"`state_dict` does not fit {target.name!r} with "
+            f"prefix={prefix!r}:\n  " + "\n  ".join(problems)
+        )
+    for name, entry in entries.items():
+        array = entry.from_official(given[name])
+        if entry.role == "norm_gain":
+            array = array + layer_norm_offset
+        entry.variable.assign(array)
+
+
+def state_dict(
+    target: Any, prefix: str = "", layer_norm_offset: float = 0.0
+) -> dict[str, np.ndarray]:
+    """Returns the weights of a built layer or model under official names.
+
+    Args:
+        target: As in `load_weights`.
+        prefix: str, prepended to all names.
+        layer_norm_offset: float, subtracted from the layer norm gains.
+
+    Returns:
+        Official name -> float array in the official layout.
+
+    Raises:
+        TypeError: if there is no official counterpart of `target`.
+        ValueError: if `target` has no weights yet.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from luna_tf import PackedEmbedding
+    >>> from luna_tf.interop import fairseq
+    >>> layer = PackedEmbedding(3)
+    >>> _ = layer(np.ones((1, 5, 4)))
+    >>> {k: v.shape for k, v in fairseq.state_dict(layer).items()}
+    {'projected_embeddings': (3, 4)}
+    """
+    weights = {}
+    for entry in _entries_of(target):
+        array = entry.to_official(ops.convert_to_numpy(entry.variable))
+        if entry.role == "norm_gain":
+            array = array - layer_norm_offset
+        weights[prefix + entry.name] = array
+    return weights
+
+
+def initialize(target: Any, scheme: str = "fairseq", seed: int = 0) -> None:
+    """Sets a built layer or model to the official random initialisation.
+
+    Args:
+        target: As in `load_weights`.
+        scheme: `"fairseq"`, the default of the official modules (attention
+            inputs Xavier with gain `1/sqrt(2)` and, unlike Keras, random
+            biases; tables of standard deviation `D ** -0.5`), or `"bert"`
+            (normal with standard deviation 0.02 and zero biases), which the
+            paper's ListOps and Text models use. `p` has standard deviation
+            `D ** -0.5` in both.
+        seed: int.
+
+    Raises:
+        TypeError: if there is no official counterpart of `target`.
+        ValueError: if `scheme` is unknown or `target` has no weights yet.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from luna_tf import LunaAttention
+    >>> from luna_tf.interop import fairseq
+    >>> layer = LunaAttention(num_heads=2)
+    >>> _ = layer(np.ones((1, 5, 4)), np.ones((1, 3, 4)))
+    >>> fairseq.initialize(layer, "bert", seed=1)
+    """
+    if scheme not in ("fairseq", "bert"):
+        raise ValueError(
+            f"`scheme` must be 'fairseq' or 'bert'. Got: {scheme!r}"
+        )
+    rng = np.random.default_rng(seed)
+    entries = {entry.name: entry for entry in _entries_of(target)}
+    for name, entry in entries.items():
+        # A bias is bounded by the number of inputs of its weight.
+        weight = entries.get(re.sub(r"bias$", "weight", name), entry)
+        draw = _bert if scheme == "bert" else _fairseq
+        array = draw(rng, entry.role, entry.shape, weight.shape[-1])
+        entry.variable.assign(entry.from_official(array))
+
+
+def _fairseq(rng, role, shape, inputs):
+    if role == "norm_gain":
+        return np.ones(shape)
+    if role in ("norm_bias", "attention_output_bias"):
+        return np.zeros(shape)
+    if role in ("tokens", "positions", "packed"):
+        return rng.normal(size=shape) * shape[-1] ** -0.5
+    if role == "attention_input":
+        bound = (3 / sum(shape)) ** 0.5  # Xavier with gain 1/sqrt(2)
+    elif role in ("attention_output", "output"):
+        bound = (6 / sum(shape)) ** 0.5
+    else:  # the default of a torch linear layer, for weight and bias
+        bound = inputs**-0.5
+    return rng.uniform(-bound, bound, size=shape)
+
+
+def _bert(rng, role, shape, inputs):
+    if role == "norm_gain":
+        return np.ones(shape)
+    if role.endswith("bias"):
+        return np.zeros(shape)
+    deviation = shape[-1] ** -0.5 if role == "packed" else 0.02
+    return rng.normal(size=shape) * deviation
+
+
+def _entries_of(target: Any) -> list[Entry]:
+    for cls, entries in _ENTRIES.items():
+        if isinstance(target, cls):
+            if not target.weights:
+                raise ValueError(
+                    f"`target` {target.name!r} has no weights yet: build it, "
+                    "or call it once."
+                )
+            return list(entries(target))
+    allowed = [cls.__name__ for cls in _ENTRIES]
+    raise TypeError(f"`target` must be one of {allowed}. Got: {target!r}")
+
+
+def _below(prefix: str, entries: Iterator[Entry]) -> Iterator[Entry]:
+    for entry in entries:
+        yield dataclasses.replace(entry, name=prefix + entry.name)
+
+
+def _linear(
+    name: str, layer: Any, role: str, outputs: int | None = None
+) -> Iterator[Entry]:
+    # `EinsumDense` has kernels of rank 3; the last axes are the outputs,
+    # unless the caller knows better.
+    shape = tuple(layer.kernel.shape)
+    outputs = outputs or int(np.prod(shape[1:]))
+    inputs = int(np.prod(shape)) // outputs
+    yield Entry(f"{name}.weight", layer.kernel, role, (outputs, inputs))
+    if layer.bias is not None:
+        yield Entry(f"{name}.bias", layer.bias, f"{role}_bias", (outputs,))
+
+
+def _layer_norm(name: str, layer: Any) -> Iterator[Entry]:
+    shape = tuple(layer.gamma.shape)
+    yield Entry(f"{name}.weight", layer.gamma, "norm_gain", shape)
+    yield Entry(f"{name}.bias", layer.beta, "norm_bias", shape)
+
+
+def _attention(layer: LunaAttention) -> Iterator[Entry]:
+    names = {"pq_proj": layer.pack_query, "q_proj": layer.query}
+    if layer.tie_key_value:
+        names |= {"pc_proj": layer.pack_key_value, "c_proj": layer.key_value}
+    else:
+        names |= {
+            "pk_proj": layer.pack_key,
+            "pv_proj": layer.pack_value,
+            "k_proj": layer.key,
+            "v_proj": layer.value,
+        }
+    for name, projection in names.items():
+        yield from _linear(name, projection, "attention_input")
+    output = layer.attention_output
+    width = output.kernel.shape[-1]
+    yield from _linear("out_proj", output, "attention_output", width)
+
+
+def _block(layer: LunaTransformerBlock) -> Iterator[Entry]:
+    yield from _below("self_attn.", _attention(layer.self_attention))
+    for name, norm in (
+        ("self_attn_layer_norm", layer.self_attention_layer_norm),
+        ("self_atten_proj_layer_norm", layer.packed_layer_norm),  # sic
+        ("final_layer_norm", layer.feedforward_layer_norm),
+    ):
+        yield from _layer_norm(name, norm)
+    for name, dense in (
+        ("fc1", layer.feedforward_intermediate_dense),
+        ("fc2", layer.feedforward_output_dense),
+    ):
+        yield from _linear(name, dense, "dense")
+
+
+def _table(name: str, variable: Any, role: str) -> Iterator[Entry]:
+    yield Entry(name, variable, role, tuple(variable.shape))
+
+
+def _packed(layer: PackedEmbedding) -> Iterator[Entry]:
+    yield from _table("projected_embeddings", layer.embeddings, "packed")
+
+
+def _embedding(layer: LunaEmbedding) -> Iterator[Entry]:
+    yield from _packed(layer.packed_embedding)
+    tokens = layer.token_embedding.embeddings
+    yield from _table("embed_tokens.weight", tokens, "tokens")
+    if layer.position_embedding == "learned":
+        positions = layer.positions.embeddings
+        yield from _table("embed_positions.weight", positions, "positions")
+    if layer.normalize:
+        yield from _layer_norm("emb_layer_norm", layer.layer_norm)
+        yield from _layer_norm("proj_emb_layer_norm", layer.packed_layer_norm)
+
+
+def _lra(model: LRAClassifier) -> Iterator[Entry]:
+    yield from _below("encoder.encoder.", _embedding(model.embedding))
+    for index, block in enumerate(model.blocks):
+        yield from _below(f"encoder.encoder.layers.{index}.", _block(block))
+    *hidden, output = [layer for layer in model.head if layer.weights]
+    for index, layer in enumerate(hidden):
+        yield from _linear(f"classifier.{index}", layer, "dense")
+    yield from _linear("sentence_projection_layer", output, "output")
+
+
+_ENTRIES: dict[Any, Callable[[Any], Iterator[Entry]]] = {
+    LunaAttention: _attention,
+    LunaTransformerBlock: _block,
+    PackedEmbedding: _packed,
+    LunaEmbedding: _embedding,
+    LRAClassifier: _lra,
+}

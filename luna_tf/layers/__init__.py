@@ -1,0 +1,13 @@
+"""Keras layers of Luna: import one and use it in any Keras model."""
+
+from luna_tf.layers.luna_attention import LunaAttention
+from luna_tf.layers.luna_embedding import LunaEmbedding
+from luna_tf.layers.luna_transformer_block import LunaTransformerBlock
+from luna_tf.layers.packed_embedding import PackedEmbedding
+
+__all__ = [
+    "LunaAttention",
+    "LunaEmbedding",
+    "LunaTransformerBlock",
+    "PackedEmbedding",
+]

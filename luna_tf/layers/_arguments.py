@@ -1,0 +1,47 @@
+"""Checks of constructor arguments that several layers share."""
+
+from typing import Any
+
+import keras
+
+
+def check_positive(**values: int | None) -> None:
+    """Raises unless every given value is an int of at least 1."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(
+                f"`{name}` must be a positive integer. Got: {value!r}"
+            )
+
+
+def check_rate(**values: float) -> None:
+    """Raises unless every given value lies in [0, 1)."""
+    for name, value in values.items():
+        if not isinstance(value, (int, float)) or not 0 <= value < 1:
+            raise ValueError(f"`{name}` must be in [0, 1). Got: {value!r}")
+
+
+def check_choice(allowed: tuple, **values: Any) -> None:
+    """Raises unless every given value is one of `allowed`."""
+    for name, value in values.items():
+        if value not in allowed:
+            raise ValueError(
+                f"`{name}` must be one of {allowed}. Got: {value!r}"
+            )
+
+
+def check_rank(rank: int, **tensors: Any) -> None:
+    """Raises unless every given tensor or shape has `rank` dimensions."""
+    for name, x in tensors.items():
+        shape = tuple(getattr(x, "shape", x))
+        if len(shape) != rank:
+            raise ValueError(
+                f"`{name}` must have rank {rank}. Got shape: {shape}"
+            )
+
+
+def clone_initializer(initializer: Any) -> Any:
+    """Returns a fresh copy, so that sublayers do not start out equal."""
+    if not isinstance(initializer, keras.initializers.Initializer):
+        return initializer
+    return initializer.__class__.from_config(initializer.get_config())

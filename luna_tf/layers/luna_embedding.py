@@ -1,0 +1,249 @@
+"""Token, position and packed embeddings of a Luna encoder."""
+
+import keras
+from keras import ops
+
+from luna_tf.layers import _arguments, _masks
+from luna_tf.layers.packed_embedding import PackedEmbedding
+from luna_tf.ops import sinusoidal_positions, token_positions
+
+POSITIONS = ("learned", "sinusoidal", "none")
+
+
+@keras.saving.register_keras_serializable(package="luna_tf")
+class LunaEmbedding(keras.layers.Layer):
+    """Turns token ids into the two sequences that a Luna encoder works on.
+
+    `x` = token embedding · scale + position; `p` = `PackedEmbedding` · scale,
+    plus positions 0, 1, ... when they are sinusoidal. Both then go through a
+    layer norm of their own and dropout, and padded rows are set to zero
+    (official sentence encoder; Luna paper, section 3.2).
+
+    Args:
+        vocabulary_size: int, number of token ids `V`.
+        hidden_dim: int, width `D`.
+        packed_length: int, rows `L` of the packed sequence.
+        max_sequence_length: int, longest sequence that learned positions cover;
+            longer ones raise. None with other positions.
+        position_embedding: `"learned"`, `"sinusoidal"` or `"none"`.
+        first_position: int, row of the position table that the first token
+            takes. fairseq models with padding id 1 use 2; its learned tables
+            have that many rows more.
+        scale: float, multiplies the token and packed embeddings; the official
+            models with sinusoidal positions use `sqrt(D)`.
+        normalize: bool, whether to apply the two layer norms.
+        layer_norm_epsilon: float, epsilon of the layer norms.
+        dropout: float in [0, 1), rate on both sequences.
+        padding_id: int, token id of padding, or None when nothing is padding
+            (pixels).
+        dynamic_packing: bool, see `PackedEmbedding`.
+        embeddings_initializer: Initializer of token and position tables. None
+            draws from a normal distribution with standard deviation
+            `D ** -0.5`.
+        seed: int, seed of dropout.
+        **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
+
+    Call arguments:
+        token_ids: integer tensor `(B, T)`.
+        training: bool, whether dropout is active.
+
+    Returns:
+        `x` `(B, T, D)` and `p` `(B, L, D)`, each carrying its Keras mask.
+
+    Raises:
+        ValueError: naming the argument, what was given and what is allowed.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from luna_tf import LunaEmbedding
+    >>> x, p = LunaEmbedding(18, 32, 8, 100)(np.array([[5, 6, 7, 0]]))
+    >>> tuple(x.shape), tuple(p.shape)
+    ((1, 4, 32), (1, 8, 32))
+    """
+
+    def __init__(
+        self,
+        vocabulary_size,
+        hidden_dim,
+        packed_length,
+        max_sequence_length=None,
+        position_embedding="learned",
+        first_position=0,
+        scale=1.0,
+        normalize=True,
+        layer_norm_epsilon=1e-5,
+        dropout=0.0,
+        padding_id=0,
+        dynamic_packing=True,
+        embeddings_initializer=None,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        _arguments.check_positive(
+            vocabulary_size=vocabulary_size, hidden_dim=hidden_dim
+        )
+        _arguments.check_choice(
+            POSITIONS, position_embedding=position_embedding
+        )
+        if position_embedding == "learned":
+            _arguments.check_positive(max_sequence_length=max_sequence_length)
+        _arguments.check_rate(dropout=dropout)
+        self.supports_masking = True
+        self.vocabulary_size = vocabulary_size
+        self.hidden_dim = hidden_dim
+        self.packed_length = packed_length
+        self.max_sequence_length = max_sequence_length
+        self.position_embedding = position_embedding
+        self.first_position = first_position
+        self.scale = scale
+        self.normalize = normalize
+        self.layer_norm_epsilon = layer_norm_epsilon
+        self.dropout = dropout
+        self.padding_id = padding_id
+        self.dynamic_packing = dynamic_packing
+        self.embeddings_initializer = keras.initializers.get(
+            embeddings_initializer
+        )
+        self.seed = seed
+        self.packed_embedding = PackedEmbedding(
+            packed_length,
+            dynamic=dynamic_packing,
+            dtype=self.dtype_policy,
+            name="packed_embedding",
+        )
+        self.dropout_layer = keras.layers.Dropout(
+            dropout, seed=seed, dtype=self.dtype_policy, name="dropout"
+        )
+
+    def build(self, token_ids_shape):
+        self.token_embedding = self._table(
+            "token_embedding", self.vocabulary_size
+        )
+        if self.position_embedding == "learned":
+            self.positions = self._table(
+                "position_embedding",
+                self.max_sequence_length + self.first_position,
+            )
+        shape = (*token_ids_shape, self.hidden_dim)
+        self.packed_embedding.build(shape)
+        if self.normalize:
+            self.layer_norm, self.packed_layer_norm = (
+                keras.layers.LayerNormalization(
+                    epsilon=self.layer_norm_epsilon,
+                    dtype=self.dtype_policy,
+                    name=name,
+                )
+                for name in ("layer_norm", "packed_layer_norm")
+            )
+            self.layer_norm.build(shape)
+            self.packed_layer_norm.build(shape)
+
+    def _table(self, name, rows):
+        # An `Embedding` and not a bare weight, so that LoRA and int8 reach it.
+        layer = keras.layers.Embedding(
+            rows,
+            self.hidden_dim,
+            embeddings_initializer=_arguments.clone_initializer(
+                self.embeddings_initializer
+            )
+            or keras.initializers.RandomNormal(stddev=self.hidden_dim**-0.5),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+        layer.build((None, None))
+        return layer
+
+    def call(self, token_ids, training=None):
+        self._check(token_ids)
+        mask = None
+        if self.padding_id is not None:
+            mask = ops.not_equal(token_ids, self.padding_id)
+        x = self.token_embedding(token_ids) * self.scale
+        x = self._add_positions(x, mask)
+        p = self.packed_embedding(x, padding_mask=mask)
+        packed_mask = _masks.get_mask(p)
+        p = p * self.scale
+        if self.position_embedding == "sinusoidal":
+            rows = ops.arange(self.packed_length, dtype="int32")
+            positions = sinusoidal_positions(rows, self.hidden_dim)
+            p = p + ops.cast(positions, p.dtype)
+        if self.normalize:
+            x, p = self.layer_norm(x), self.packed_layer_norm(p)
+        x = self.dropout_layer(x, training=training)
+        p = self.dropout_layer(p, training=training)
+        return _zero_padding(x, mask), _zero_padding(p, packed_mask)
+
+    def _add_positions(self, x, mask):
+        if self.position_embedding == "none":
+            return x
+        if mask is None:
+            batch, length = ops.shape(x)[:2]
+            rows = ops.arange(length, dtype="int32")[None]
+            rows = ops.broadcast_to(rows, (batch, length))
+        else:
+            # Padding gets -1 and is set to zero at the end.
+            rows = ops.maximum(token_positions(mask), 0)
+        rows = rows + self.first_position
+        if self.position_embedding == "learned":
+            return x + self.positions(rows)
+        positions = sinusoidal_positions(rows, self.hidden_dim)
+        return x + ops.cast(positions, x.dtype)
+
+    def _check(self, token_ids):
+        _arguments.check_rank(2, token_ids=token_ids)
+        dtype = keras.backend.standardize_dtype(token_ids.dtype)
+        if "int" not in dtype:
+            raise ValueError(
+                f"`token_ids` must be integers. Got dtype: {dtype}"
+            )
+        length = token_ids.shape[1]
+        if (
+            self.position_embedding == "learned"
+            and length is not None
+            and length > self.max_sequence_length
+        ):
+            raise ValueError(
+                "`token_ids` must not be longer than `max_sequence_length`, "
+                f"{self.max_sequence_length}. Got shape: "
+                f"{tuple(token_ids.shape)}"
+            )
+
+    def compute_mask(self, inputs, previous_mask=None):
+        return None  # `call` attaches both
+
+    def compute_output_spec(self, token_ids, training=None):
+        self._check(token_ids)
+        batch, length = token_ids.shape
+        lengths = (length, self.packed_length)
+        dynamic = self.padding_id is not None, self.dynamic_packing
+        return tuple(
+            _masks.set_mask(
+                keras.KerasTensor(
+                    (batch, n, self.hidden_dim), dtype=self.compute_dtype
+                ),
+                keras.KerasTensor((batch, n), dtype="bool") if masked else None,
+            )
+            for n, masked in zip(lengths, dynamic, strict=True)
+        )
+
+    def get_config(self):
+        names = (
+            "vocabulary_size hidden_dim packed_length max_sequence_length "
+            "position_embedding first_position scale normalize "
+            "layer_norm_epsilon dropout padding_id dynamic_packing seed"
+        )
+        return {
+            **super().get_config(),
+            **{name: getattr(self, name) for name in names.split()},
+            "embeddings_initializer": keras.initializers.serialize(
+                self.embeddings_initializer
+            ),
+        }
+
+
+def _zero_padding(x, mask):
+    if mask is None:
+        return x
+    return _masks.set_mask(x * ops.cast(mask, x.dtype)[..., None], mask)

@@ -1,0 +1,315 @@
+"""Sequence classifier of the Long Range Arena with a Luna encoder."""
+
+import keras
+from keras import ops
+
+from luna_tf.layers import LunaEmbedding, LunaTransformerBlock, _masks
+from luna_tf.layers._arguments import check_choice, check_positive
+
+POOLING = ("cls", "mean", "packed")
+
+
+@keras.saving.register_keras_serializable(package="luna_tf")
+class LunaPooling(keras.layers.Layer):
+    """Reduces the two sequences of a Luna encoder to one vector per example.
+
+    Args:
+        mode: `"cls"` takes the first token, `"mean"` averages the real tokens
+            and `"packed"` the active rows of the packed sequence.
+        include_padding: bool, whether the two averages run over padded rows
+            too, as in the official code of 2021 (an example's result then
+            depends on how far its batch was padded).
+        **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: `(B, T, D)`.
+        packed: `(B, L, D)`.
+
+    Returns:
+        `(B, D)`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from luna_tf.models.lra_classifier import LunaPooling
+    >>> x, p = np.ones((2, 100, 32)), np.ones((2, 8, 32))
+    >>> tuple(LunaPooling("mean")(x, p).shape)
+    (2, 32)
+    """
+
+    def __init__(self, mode="cls", include_padding=False, **kwargs):
+        super().__init__(**kwargs)
+        check_choice(POOLING, mode=mode)
+        self.supports_masking = True
+        self.mode = mode
+        self.include_padding = include_padding
+
+    def build(self, inputs_shape, packed_shape):
+        pass
+
+    def call(self, inputs, packed):
+        if self.mode == "cls":
+            pooled = inputs[:, 0]
+        else:
+            sequence = inputs if self.mode == "mean" else packed
+            pooled = self._mean(sequence)
+        if self.mode == "packed":
+            return pooled
+        # The packed output of the last block is used by nobody. Linked with
+        # weight 0, its layer norm gets gradients of zero and `fit` no warning.
+        return pooled + packed[:, 0] * 0
+
+    def _mean(self, sequence):
+        mask = _masks.get_mask(sequence)
+        if mask is None or self.include_padding:
+            return ops.mean(sequence, axis=1)
+        keep = ops.cast(mask, sequence.dtype)[..., None]
+        count = ops.maximum(ops.sum(keep, axis=1), 1)
+        return ops.sum(sequence * keep, axis=1) / count
+
+    def compute_mask(self, inputs, previous_mask=None):
+        return None
+
+    def compute_output_spec(self, inputs, packed):
+        return keras.KerasTensor(
+            (inputs.shape[0], inputs.shape[-1]), dtype=self.compute_dtype
+        )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "mode": self.mode,
+            "include_padding": self.include_padding,
+        }
+
+
+@keras.saving.register_keras_serializable(package="luna_tf")
+class LRAClassifier(keras.Model):
+    """Luna encoder and classification head of the Long Range Arena.
+
+    Embedding with layer norms on both sequences, `num_layers` blocks, pooling,
+    and a head of one or two dense layers, the last without bias. The defaults
+    are those of the paper's models; the sizes are the official `luna_lra_*`
+    architectures' (Luna paper, section 4.1 and appendix).
+
+    Args:
+        vocabulary_size: int, number of token ids.
+        num_classes: int, number of classes.
+        max_sequence_length: int, longest input that learned positions cover.
+        num_layers: int, how often a block is applied.
+        num_heads: int, heads of the unpack attentions.
+        hidden_dim: int, width `D`.
+        intermediate_dim: int, width of the feed-forward networks.
+        packed_length: int, rows `L` of the packed sequence.
+        num_pack_heads: int, heads of the pack attentions. Defaults to
+            `num_heads`.
+        tie_key_value: bool, see `LunaAttention`. The official LRA models are
+            untied.
+        share_layers: bool, whether one block is applied `num_layers` times.
+        dynamic_packing: bool, see `PackedEmbedding`.
+        dropout: float in [0, 1), on embeddings and residual branches.
+        attention_dropout: float in [0, 1). Defaults to `dropout`.
+        activation_dropout: float in [0, 1), after the activation.
+        activation: Activation of the feed-forward networks.
+        position_embedding: `"learned"`, `"sinusoidal"` or `"none"`.
+        first_position: int, see `LunaEmbedding`.
+        embedding_scale: float, see `LunaEmbedding`.
+        pooling: `"cls"` (first token), `"mean"` or `"packed"`.
+        pooling_includes_padding: bool, see `LunaPooling`.
+        head_hidden_dim: int, width of a ReLU layer before the output layer, or
+            None for none.
+        head_dropout: float in [0, 1), on the pooled vector.
+        padding_id: int, token id of padding, or None when nothing is padding.
+        normalize_first: bool; True is pre-norm, False (the paper) post-norm.
+        contraction: `"auto"`, `"direct"` or `"absorbed"`, see `LunaAttention`.
+        remat: bool, see `LunaTransformerBlock`.
+        seed: int, seed of all dropouts.
+        dtype: dtype or policy of all layers but the output, which is float32.
+        **kwargs: `name`, `trainable` of `keras.Model`.
+
+    Call arguments:
+        token_ids: integer tensor `(B, T)`.
+
+    Returns:
+        Logits `(B, num_classes)`, float32.
+
+    Raises:
+        ValueError: naming the argument, what was given and what is allowed.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from luna_tf.models import LRAClassifier
+    >>> model = LRAClassifier(18, 10, 100, num_layers=2, num_heads=4,
+    ...                       hidden_dim=32, intermediate_dim=64,
+    ...                       packed_length=8)
+    >>> tuple(model(np.array([[1, 5, 6, 2]])).shape)
+    (1, 10)
+    """
+
+    def __init__(
+        self,
+        vocabulary_size,
+        num_classes,
+        max_sequence_length,
+        num_layers,
+        num_heads,
+        hidden_dim,
+        intermediate_dim,
+        packed_length,
+        num_pack_heads=None,
+        tie_key_value=False,
+        share_layers=False,
+        dynamic_packing=True,
+        dropout=0.1,
+        attention_dropout=None,
+        activation_dropout=0.0,
+        activation="gelu",
+        position_embedding="learned",
+        first_position=0,
+        embedding_scale=1.0,
+        pooling="cls",
+        pooling_includes_padding=False,
+        head_hidden_dim=None,
+        head_dropout=0.0,
+        padding_id=0,
+        normalize_first=False,
+        contraction="auto",
+        remat=False,
+        seed=None,
+        dtype=None,
+        **kwargs,
+    ):
+        check_positive(num_classes=num_classes, num_layers=num_layers)
+
+        def layer_seed(index):
+            # Far apart: a block takes two seeds in a row.
+            return None if seed is None else seed + 1000 * index
+
+        # === Layers ===
+        embedding = LunaEmbedding(
+            vocabulary_size,
+            hidden_dim,
+            packed_length,
+            max_sequence_length,
+            position_embedding=position_embedding,
+            first_position=first_position,
+            scale=embedding_scale,
+            dropout=dropout,
+            padding_id=padding_id,
+            dynamic_packing=dynamic_packing,
+            seed=layer_seed(0),
+            dtype=dtype,
+            name="embedding",
+        )
+        blocks = [
+            LunaTransformerBlock(
+                intermediate_dim,
+                num_heads,
+                num_pack_heads=num_pack_heads,
+                tie_key_value=tie_key_value,
+                dropout=dropout,
+                attention_dropout=attention_dropout,
+                activation_dropout=activation_dropout,
+                activation=activation,
+                normalize_first=normalize_first,
+                contraction=contraction,
+                remat=remat,
+                seed=layer_seed(index + 1),
+                dtype=dtype,
+                name=f"block_{index}",
+            )
+            for index in range(1 if share_layers else num_layers)
+        ]
+        pool = LunaPooling(
+            pooling, pooling_includes_padding, dtype=dtype, name="pooling"
+        )
+        head = []
+        if head_dropout:
+            head.append(
+                keras.layers.Dropout(
+                    head_dropout,
+                    seed=layer_seed(-1),
+                    dtype=dtype,
+                    name="head_dropout",
+                )
+            )
+        if head_hidden_dim is not None:
+            head.append(
+                keras.layers.Dense(
+                    head_hidden_dim,
+                    activation="relu",
+                    dtype=dtype,
+                    name="head_hidden",
+                )
+            )
+        head.append(
+            keras.layers.Dense(
+                num_classes, use_bias=False, dtype="float32", name="logits"
+            )
+        )
+
+        # === Functional Model ===
+        token_ids = keras.Input((None,), dtype="int32", name="token_ids")
+        x, p = embedding(token_ids)
+        for index in range(num_layers):
+            x, p = blocks[0 if share_layers else index](x, p)
+        x = pool(x, p)
+        for layer in head:
+            x = layer(x)
+        super().__init__(inputs=token_ids, outputs=x, **kwargs)
+
+        # === Config ===
+        self.embedding = embedding
+        self.blocks = blocks
+        self.head = head
+        self._config = {
+            "vocabulary_size": vocabulary_size,
+            "num_classes": num_classes,
+            "max_sequence_length": max_sequence_length,
+            "num_layers": num_layers,
+            "num_heads": num_heads,
+            "hidden_dim": hidden_dim,
+            "intermediate_dim": intermediate_dim,
+            "packed_length": packed_length,
+            "num_pack_heads": num_pack_heads,
+            "tie_key_value": tie_key_value,
+            "share_layers": share_layers,
+            "dynamic_packing": dynamic_packing,
+            "dropout": dropout,
+            "attention_dropout": attention_dropout,
+            "activation_dropout": activation_dropout,
+            "activation": keras.activations.serialize(
+                keras.activations.get(activation)
+            ),
+            "position_embedding": position_embedding,
+            "first_position": first_position,
+            "embedding_scale": embedding_scale,
+            "pooling": pooling,
+            "pooling_includes_padding": pooling_includes_padding,
+            "head_hidden_dim": head_hidden_dim,
+            "head_dropout": head_dropout,
+            "padding_id": padding_id,
+            "normalize_first": normalize_first,
+            "contraction": contraction,
+            "remat": remat,
+            "seed": seed,
+        }
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": keras.dtype_policies.serialize(
+                self.embedding.dtype_policy
+            ),
+            **self._config,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        dtype = config.get("dtype")
+        if isinstance(dtype, dict):
+            config["dtype"] = keras.dtype_policies.deserialize(dtype)
+        return cls(**config)

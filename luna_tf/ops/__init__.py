@@ -1,0 +1,24 @@
+"""Pure functions on tensors: no weights, no state, every Keras backend."""
+
+from luna_tf.ops.packing import (
+    choose_contraction,
+    masked_softmax,
+    pack_absorbed,
+    pack_direct,
+    unpack_absorbed,
+    unpack_direct,
+)
+from luna_tf.ops.positions import sinusoidal_positions, token_positions
+from luna_tf.ops.softplus import softplus_base2
+
+__all__ = [
+    "choose_contraction",
+    "masked_softmax",
+    "pack_absorbed",
+    "pack_direct",
+    "sinusoidal_positions",
+    "softplus_base2",
+    "token_positions",
+    "unpack_absorbed",
+    "unpack_direct",
+]

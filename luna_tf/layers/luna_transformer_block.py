@@ -187,7 +187,9 @@ class LunaTransformerBlock(keras.layers.Layer):
         return_attention_scores=False,
         training=None,
     ):
-        masks = self._checked_masks(inputs, packed, padding_mask, packed_mask)
+        padding_mask, packed_mask = self._checked_masks(
+            inputs, packed, padding_mask, packed_mask
+        )
         # Drawn here and not where they are used: see `_dropout`.
         seeds = {
             "attention": self.self_attention.draw_seeds(training),
@@ -199,16 +201,22 @@ class LunaTransformerBlock(keras.layers.Layer):
             "feedforward": draw(self.seed_generator, self.dropout, training),
         }
 
-        def run(inputs, packed):
+        def encode(inputs, packed):
             return self._encode(
-                inputs, packed, *masks, seeds, return_attention_scores, training
+                inputs,
+                packed,
+                padding_mask,
+                packed_mask,
+                seeds,
+                return_attention_scores,
+                training,
             )
 
         if self.remat and training:
-            run = keras.remat(run)
-        outputs = run(inputs, packed)
-        for output, mask in zip(outputs, masks, strict=False):
-            _masks.set_mask(output, mask)
+            encode = keras.remat(encode)
+        outputs = encode(inputs, packed)
+        _masks.set_mask(outputs[0], padding_mask)
+        _masks.set_mask(outputs[1], packed_mask)
         return outputs
 
     def _encode(

@@ -181,7 +181,8 @@ def pack_absorbed(
     batch, slots, heads = ops.shape(query)[:3]
     folded = ops.einsum("blhk,dhk->bhld", q, w_k)
     folded = ops.reshape(folded, (batch, heads * slots, -1))
-    logits = ops.matmul(folded, ops.transpose(x, (0, 2, 1)))  # (B, H·L, S)
+    # An einsum, because a transposed context would be a copy outside XLA.
+    logits = ops.einsum("bkd,bsd->bks", folded, x)  # (B, H·L, S)
     weights, total = _exponentials(logits, _over_keys(mask, rank=3))
     dropped = weights if dropout is None else dropout(weights)
     summed = ops.matmul(dropped, x) / total  # (B, H·L, D)

@@ -1,11 +1,6 @@
 """Luna linear attention for Keras 3."""
 
-from luna_tf.layers import (
-    LunaAttention,
-    LunaEmbedding,
-    LunaTransformerBlock,
-    PackedEmbedding,
-)
+from luna_tf import _startup
 
 __version__ = "0.1.0"
 
@@ -16,3 +11,14 @@ __all__ = [
     "PackedEmbedding",
     "__version__",
 ]
+
+# The import registers the layers with Keras: `import luna_tf` is all that
+# loading a saved model takes. Our own programs go without, because they answer
+# `--help` or refuse a flag before anything as slow as Keras is needed.
+if not _startup.is_own_program():
+    from luna_tf.layers import (
+        LunaAttention,
+        LunaEmbedding,
+        LunaTransformerBlock,
+        PackedEmbedding,
+    )

@@ -149,7 +149,9 @@ def state_dict(
     """
     weights = {}
     for entry in _entries_of(target):
-        array = entry.to_official(ops.convert_to_numpy(entry.variable))
+        # A copy, because numpy warns about TensorFlow's variables.
+        tensor = ops.copy(entry.variable)
+        array = entry.to_official(ops.convert_to_numpy(tensor))
         if entry.role == "norm_gain":
             array = array - layer_norm_offset
         weights[prefix + entry.name] = array

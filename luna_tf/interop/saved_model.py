@@ -1,0 +1,82 @@
+"""Export of a token classifier as a SavedModel."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+from absl import logging as absl_logging
+
+
+def export_saved_model(model: keras.Model, path: str | os.PathLike) -> None:
+    """Writes a classifier as a SavedModel with named inputs and outputs.
+
+    The result needs TensorFlow alone: it loads where neither luna_tf nor
+    Keras is installed. Its signature `serving_default` takes `token_ids`,
+    int32 of shape `(batch, length)`, both dynamic, and returns a dictionary
+    of float32 tensors of shape `(batch, classes)`: `logits` and
+    `probabilities`. Dropout is off.
+
+    Args:
+        model: maps int32 token ids `(batch, length)` to logits
+            `(batch, classes)`. Build it in float32: other tools read a
+            mixed-precision SavedModel badly or not at all.
+        path: folder to write, created if need be.
+
+    Raises:
+        ValueError: when `model` computes in another type than float32.
+
+    Example:
+
+    ```python
+    export_saved_model(model, "exported")
+    serve = tf.saved_model.load("exported").signatures["serving_default"]
+    serve(token_ids=tf.constant([[1, 5, 7, 2]]))["probabilities"]
+    ```
+    """
+    # A functional model has the global policy; its layers may have another.
+    for layer in (model, *model.layers):
+        if layer.compute_dtype != "float32":
+            raise ValueError(
+                "`model` must compute in float32 to be exported: rebuild it "
+                "with `dtype='float32'` and copy the weights with "
+                "`set_weights(get_weights())`. Received: layer "
+                f"{layer.name!r} that computes in {layer.compute_dtype}"
+            )
+
+    def serve(token_ids: tf.Tensor) -> dict[str, Any]:
+        logits = tf.cast(model(token_ids, training=False), tf.float32)
+        return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint(
+        "serve",
+        serve,
+        input_signature=[
+            tf.TensorSpec([None, None], tf.int32, name="token_ids")
+        ],
+    )
+    with _warnings_only():
+        archive.write_out(os.fspath(path), verbose=False)
+
+
+@contextlib.contextmanager
+def _warnings_only() -> Iterator[None]:
+    """Keeps TensorFlow's notes on its progress off the terminal."""
+    logger = logging.getLogger("tensorflow")
+    level, verbosity = logger.level, absl_logging.get_verbosity()
+    logger.setLevel(logging.WARNING)
+    # Not by its logger: AutoGraph restores absl's verbosity, and with it the
+    # level of the logger, after every function that it traces.
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    try:
+        yield
+    finally:
+        absl_logging.set_verbosity(verbosity)
+        logger.setLevel(level)

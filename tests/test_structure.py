@@ -1,0 +1,96 @@
+"""The rules between folders, and what every public name owes its user."""
+
+import ast
+import doctest
+import importlib
+import pathlib
+
+import pytest
+
+import luna_tf
+
+PACKAGE = pathlib.Path(luna_tf.__file__).parent
+CHECKOUT = pathlib.Path(__file__).parent.parent
+
+# What a room may import of the others.
+ALLOWED = {
+    "ops": set(),
+    "layers": {"ops"},
+    "models": {"ops", "layers"},
+    "data": set(),
+    "training": set(),
+    "visualize": set(),
+    "interop": {"ops", "layers", "models"},
+    "benchmark": {"ops", "layers", "visualize"},
+}
+
+
+def modules(*rooms):
+    return [p for room in rooms for p in sorted((PACKAGE / room).rglob("*.py"))]
+
+
+def imports(path):
+    """Absolute module names that a file imports, wherever it does so."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_every_room_has_rules():
+    rooms = {p.parent.name for p in PACKAGE.glob("*/__init__.py")}
+    assert rooms - {"trainers"} == set(ALLOWED)
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_imports_point_one_way(room):
+    for path in modules(room):
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[0] == "luna_tf" and len(parts) > 1:
+                assert parts[1] in ALLOWED[room] | {room}, (path, name)
+            assert parts[0] != "trainers", (path, name)
+
+
+def test_layers_and_ops_run_on_every_backend():
+    for path in modules("ops", "layers", "models"):
+        for name in imports(path):
+            assert name.split(".")[0] not in ("tensorflow", "jax", "torch"), (
+                path,
+                name,
+            )
+
+
+def test_keras_internals_are_touched_in_one_place():
+    touching = {
+        path.name
+        for path in modules(*ALLOWED)
+        if any(name.startswith("keras.src") for name in imports(path))
+    }
+    assert touching == {"_masks.py"}
+
+
+@pytest.mark.parametrize("name", luna_tf.__all__)
+def test_public_names_are_documented(name):
+    thing = getattr(luna_tf, name)
+    if isinstance(thing, str):
+        return
+    for section in ("Args:", "Call arguments:", "Returns:", "Raises:"):
+        assert section in thing.__doc__, (name, section)
+    assert ">>> " in thing.__doc__, name
+
+
+def documented_modules():
+    names = []
+    for path in modules("ops", "layers", "models", "interop"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        names.append(".".join(["luna_tf", *parts]))
+    return [name for name in names if not name.endswith("__init__")]
+
+
+@pytest.mark.parametrize("name", documented_modules())
+def test_docstring_examples_run_as_shown(name):
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.failed == 0

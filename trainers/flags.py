@@ -1,0 +1,234 @@
+"""The command line of a trainer: its flags, its help, its error messages."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from absl import flags
+
+from luna_tf.training import recipes
+from luna_tf.training.recipes import RecipeError
+
+if TYPE_CHECKING:  # Python 3.10 keeps it elsewhere
+    from importlib.resources.abc import Traversable
+
+MODES = {
+    "train_and_evaluate": "train, test, export",
+    "train": "train only",
+    "evaluate": "test the best weights of the run in --model_dir",
+    "export": "write them as a SavedModel",
+}
+_HELP = ("--help", "-help", "-h", "--helpshort", "--helpfull")
+_COLUMN = 28
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What a trainer tells about itself.
+
+    Args:
+        name: the command.
+        usage: opening of the help text, with examples.
+        schema: the recipe's dataclass.
+        folder: where its named recipes lie; one is called `default`.
+        model_dir: where a run is written unless told otherwise.
+    """
+
+    name: str
+    usage: str
+    schema: type
+    folder: Traversable
+    model_dir: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command line that was understood."""
+
+    recipe: Any
+    config: str
+    model_dir: Path
+    mode: str
+    overwrite: bool
+
+
+def define_flags(program: Program, flag_values: flags.FlagValues) -> None:
+    """Defines the flags of a run and one flag per field of the recipe."""
+    flags.DEFINE_string(
+        "config",
+        None,
+        "Recipe: a name or the path of a YAML file. Names: "
+        f"{', '.join(recipes.names(program.folder))}. [default; with "
+        "--mode=evaluate or export the recipe of the run]",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "model_dir",
+        program.model_dir,
+        f"Folder that receives everything. [{program.model_dir}]",
+        flag_values=flag_values,
+    )
+    modes = ", ".join(f"{name} ({does})" for name, does in MODES.items())
+    flags.DEFINE_enum(
+        "mode",
+        "train_and_evaluate",
+        list(MODES),
+        f"What to do: {modes}. [train_and_evaluate]",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_boolean(
+        "overwrite",
+        False,
+        "Replace a run that --model_dir already holds; its data are kept. "
+        "[false]",
+        flag_values=flag_values,
+    )
+    recipes.define_flags(program.schema, flag_values)
+
+
+def parse(program: Program, argv: list[str]) -> Command:
+    """Understands a command line, or ends the program with a message.
+
+    Args:
+        program: the trainer.
+        argv: command and arguments.
+
+    Returns:
+        The command. `--help` prints help and exits with status 0; a mistake
+        is told on stderr and exits with status 2.
+    """
+    if any(argument in _HELP for argument in argv[1:]):
+        print(help_text(program))
+        sys.exit(0)
+    values = flags.FlagValues()
+    define_flags(program, values)
+    try:
+        rest = values(argv, known_only=True)
+        # What is left may be absl's own, such as --verbosity.
+        rest = flags.FLAGS(rest)
+    except flags.UnrecognizedFlagError as error:
+        hint = recipes.closest(error.flagname, values)
+        fail(program, f"unknown flag `--{error.flagname}`.{hint}")
+    except flags.Error as error:
+        fail(program, str(error))
+    if len(rest) > 1:
+        fail(
+            program,
+            f"unexpected argument {rest[1]!r}. Flags look like --name=value.",
+        )
+    try:
+        return _command(program, values)
+    except RecipeError as error:
+        fail(program, str(error))
+
+
+def fail(program: Program, message: str) -> NoReturn:
+    """Ends the program with status 2 after one message on stderr."""
+    print(f"{program.name}: {message}", file=sys.stderr)
+    print(f"Try {program.name} --help.", file=sys.stderr)
+    sys.exit(2)
+
+
+def _command(program: Program, flag_values: flags.FlagValues) -> Command:
+    values: Any = flag_values
+    given = recipes.given_flags(program.schema, values)
+    model_dir = Path(values["model_dir"].value).expanduser()
+    mode = values["mode"].value
+    config = values["config"].value
+    if config is None:
+        config = "default"
+        if mode in ("evaluate", "export"):
+            config = str(model_dir / "recipe.yaml")
+            if not Path(config).is_file():
+                raise RecipeError(
+                    f"--mode={mode} needs a finished run, but --model_dir="
+                    f"{model_dir} holds no recipe.yaml."
+                )
+    loose = {**recipes.read_yaml(config, program.folder), **given}
+    origin = f"--config={config}"
+    if given:
+        origin += " with " + " ".join(f"--{name}" for name in given)
+    return Command(
+        recipe=recipes.build(program.schema, loose, origin),
+        config=config,
+        model_dir=model_dir,
+        mode=mode,
+        overwrite=values["overwrite"].value,
+    )
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow without what its C++ code says at start.
+
+    Those lines (no GPU found, CPU features) look like errors and are none;
+    what goes wrong reaches Python. A user who sets `TF_CPP_MIN_LOG_LEVEL`
+    sees all that it lets through.
+    """
+    if "tensorflow" in sys.modules or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    # The variable does not reach the first few lines: hold back the file
+    # descriptor itself, and let everything out if the import fails.
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as held_back:
+        os.dup2(held_back.fileno(), 2)
+        try:
+            import tensorflow  # noqa: F401
+        except BaseException:
+            held_back.seek(0)
+            os.write(stderr, held_back.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def help_text(program: Program) -> str:
+    """The whole help: usage, flags of a run, flags of the recipe by group."""
+    values = flags.FlagValues()
+    define_flags(program, values)
+    default: Any = recipes.build(
+        program.schema,
+        recipes.read_yaml("default", program.folder),
+        "default",
+    )
+    lines = [program.usage.strip(), "", "Run"]
+    for name in ("config", "model_dir", "mode", "overwrite"):
+        word = "" if name == "overwrite" else "=TEXT"
+        lines += _entry(f"--{name}{word}", values[name].help)
+    for group, fields in recipes.grouped(program.schema).items():
+        lines += ["", f"{group} (in brackets: the default recipe)"]
+        for field in fields:
+            kind, _ = recipes.value_type(program.schema, field.name)
+            shown = getattr(default, field.name)
+            if kind is bool:
+                flag = f"--[no]{field.name}"
+                shown = str(shown).lower()
+            else:
+                word = {int: "INT", float: "NUMBER", str: "TEXT"}[kind]
+                flag = f"--{field.name}={word}"
+                shown = "null" if shown is None else shown
+            text = field.metadata["description"]
+            if field.metadata["choices"]:
+                text += f" One of {', '.join(field.metadata['choices'])}."
+            lines += _entry(flag, f"{text} [{shown}]")
+    return "\n".join(lines)
+
+
+def _entry(flag: str, text: str) -> list[str]:
+    indent = " " * _COLUMN
+    wrapped = textwrap.wrap(
+        text, 80 - _COLUMN, break_long_words=False, break_on_hyphens=False
+    )
+    head = f"  {flag}"
+    if len(head) >= _COLUMN:
+        return [head, *(indent + line for line in wrapped)]
+    first = head.ljust(_COLUMN) + wrapped[0]
+    return [first, *(indent + line for line in wrapped[1:])]

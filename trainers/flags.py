@@ -24,7 +24,7 @@ MODES = {
     "evaluate": "test the best weights of the run in --model_dir",
     "export": "write them as a SavedModel",
 }
-_HELP = ("--help", "-help", "-h", "--helpshort", "--helpfull")
+HELP = ("--help", "-help", "-h", "--helpshort", "--helpfull")
 _COLUMN = 28
 
 
@@ -103,7 +103,7 @@ def parse(program: Program, argv: list[str]) -> Command:
         The command. `--help` prints help and exits with status 0; a mistake
         is told on stderr and exits with status 2.
     """
-    if any(argument in _HELP for argument in argv[1:]):
+    if any(argument in HELP for argument in argv[1:]):
         print(help_text(program))
         sys.exit(0)
     values = flags.FlagValues()
@@ -114,24 +114,24 @@ def parse(program: Program, argv: list[str]) -> Command:
         rest = flags.FLAGS(rest)
     except flags.UnrecognizedFlagError as error:
         hint = recipes.closest(error.flagname, values)
-        fail(program, f"unknown flag `--{error.flagname}`.{hint}")
+        fail(program.name, f"unknown flag `--{error.flagname}`.{hint}")
     except flags.Error as error:
-        fail(program, str(error))
+        fail(program.name, str(error))
     if len(rest) > 1:
         fail(
-            program,
+            program.name,
             f"unexpected argument {rest[1]!r}. Flags look like --name=value.",
         )
     try:
         return _command(program, values)
     except RecipeError as error:
-        fail(program, str(error))
+        fail(program.name, str(error))
 
 
-def fail(program: Program, message: str) -> NoReturn:
+def fail(name: str, message: str) -> NoReturn:
     """Ends the program with status 2 after one message on stderr."""
-    print(f"{program.name}: {message}", file=sys.stderr)
-    print(f"Try {program.name} --help.", file=sys.stderr)
+    print(f"{name}: {message}", file=sys.stderr)
+    print(f"Try {name} --help.", file=sys.stderr)
     sys.exit(2)
 
 
@@ -202,11 +202,27 @@ def help_text(program: Program) -> str:
     lines = [program.usage.strip(), "", "Run"]
     for name in ("config", "model_dir", "mode", "overwrite"):
         word = "" if name == "overwrite" else "=TEXT"
-        lines += _entry(f"--{name}{word}", values[name].help)
-    for group, fields in recipes.grouped(program.schema).items():
-        lines += ["", f"{group} (in brackets: the default recipe)"]
+        lines += entry(f"--{name}{word}", values[name].help)
+    lines += field_help(program.schema, default, "the default recipe")
+    return "\n".join(lines)
+
+
+def field_help(schema: type, default: Any, source: str) -> list[str]:
+    """Help on the flags of a schema by group.
+
+    Args:
+        schema: dataclass whose fields are flags.
+        default: instance whose values are shown in brackets.
+        source: what that instance is, for the headings.
+
+    Returns:
+        Lines of at most 80 columns.
+    """
+    lines = []
+    for group, fields in recipes.grouped(schema).items():
+        lines += ["", f"{group} (in brackets: {source})"]
         for field in fields:
-            kind, _ = recipes.value_type(program.schema, field.name)
+            kind, _ = recipes.value_type(schema, field.name)
             shown = getattr(default, field.name)
             if kind is bool:
                 flag = f"--[no]{field.name}"
@@ -218,11 +234,12 @@ def help_text(program: Program) -> str:
             text = field.metadata["description"]
             if field.metadata["choices"]:
                 text += f" One of {', '.join(field.metadata['choices'])}."
-            lines += _entry(flag, f"{text} [{shown}]")
-    return "\n".join(lines)
+            lines += entry(flag, f"{text} [{shown}]")
+    return lines
 
 
-def _entry(flag: str, text: str) -> list[str]:
+def entry(flag: str, text: str) -> list[str]:
+    """Lines of one flag: name on the left, text wrapped beside it."""
     indent = " " * _COLUMN
     wrapped = textwrap.wrap(
         text, 80 - _COLUMN, break_long_words=False, break_on_hyphens=False

@@ -38,7 +38,7 @@ def _main(command: flags.Command) -> int:
     try:
         return run(command)
     except RecipeError as error:
-        flags.fail(PROGRAM, str(error))
+        flags.fail(PROGRAM.name, str(error))
     except ArithmeticError as error:
         print(f"{PROGRAM.name}: {error}", file=sys.stderr)
         return 1

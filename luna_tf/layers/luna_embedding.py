@@ -118,6 +118,7 @@ class LunaEmbedding(keras.layers.Layer):
         )
 
     def build(self, token_ids_shape):
+        _arguments.check_rank(2, token_ids=token_ids_shape)
         self.token_embedding = self._table(
             "token_embedding", self.vocabulary_size
         )

@@ -135,6 +135,7 @@ class LunaTransformerBlock(keras.layers.Layer):
         )
 
     def build(self, inputs_shape, packed_shape):
+        _arguments.check_rank(3, inputs=inputs_shape, packed=packed_shape)
         self.self_attention.build(inputs_shape, packed_shape)
         self.self_attention_layer_norm = self._layer_norm(
             "self_attention_layer_norm", inputs_shape

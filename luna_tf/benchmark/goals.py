@@ -1,0 +1,209 @@
+"""What was promised, held against what was measured."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from luna_tf.benchmark import timing
+from luna_tf.benchmark.cases import Row
+
+LUNA = "auto"
+LENGTH = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """One goal.
+
+    Args:
+        goal: what was promised.
+        figure: what was measured, or what is missing.
+        met: whether the goal is met, None when it was not measured.
+    """
+
+    goal: str
+    figure: str
+    met: bool | None
+
+    @property
+    def word(self) -> str:
+        """`met`, `NOT MET` or `not measured`."""
+        words = {True: "met", False: "NOT MET", None: "not measured"}
+        return words[self.met]
+
+
+def find(
+    rows: Sequence[Row], contender: str, length: int, packed_length: int
+) -> list[Row]:
+    """The rows of a contender at one size, one per mode."""
+    slots = 0 if contender == "softmax" else packed_length
+    return [
+        row
+        for row in rows
+        if (row.case.contender, row.case.length, row.case.packed_length)
+        == (contender, length, slots)
+    ]
+
+
+def fastest(
+    rows: Sequence[Row], contender: str, length: int, packed_length: int
+) -> Row | None:
+    """The row of a contender's fastest mode at one size, None without time."""
+    timed = [
+        row
+        for row in find(rows, contender, length, packed_length)
+        if row.samples
+    ]
+    return min(timed, key=lambda row: row.median or 0.0, default=None)
+
+
+def leanest(
+    rows: Sequence[Row], contender: str, length: int, packed_length: int
+) -> int | None:
+    """Extra bytes of a contender's most frugal mode at one size."""
+    sizes = [
+        row.extra_bytes
+        for row in find(rows, contender, length, packed_length)
+        if row.extra_bytes
+    ]
+    return min(sizes, default=None)
+
+
+def ratio(
+    rows: Sequence[Row],
+    contender: str,
+    reference: str,
+    length: int,
+    packed_length: int,
+) -> tuple[float, float, float] | None:
+    """Quartiles of time over time, each in its fastest mode, round by round.
+
+    Args:
+        rows: all rows.
+        contender: above the line.
+        reference: below the line.
+        length: n.
+        packed_length: l.
+
+    Returns:
+        First quartile, median, third quartile; None when one has no time.
+    """
+    above = fastest(rows, contender, length, packed_length)
+    below = fastest(rows, reference, length, packed_length)
+    if above is None or below is None:
+        return None
+    rounds = min(len(above.samples), len(below.samples))
+    return timing.paired_ratio(above.samples[:rounds], below.samples[:rounds])
+
+
+def verdicts(rows: Sequence[Row], length: int = LENGTH) -> list[Verdict]:
+    """Judges all goals; they hold for d=512, H=8, batch 2 on 2 cores.
+
+    Args:
+        rows: what was measured.
+        length: n of the goals that name one.
+
+    Returns:
+        One verdict per goal.
+    """
+    found = [
+        _speed(rows, "softmax", length, 16, 15.0, " (aim: 20)"),
+        _speed(rows, "direct", length, 16, 2.2, ""),
+        _not_slower(rows, length, 64),
+        _not_slower(rows, length, 256),
+    ]
+    found += [_growth(rows, slots) for slots in (16, 64, 256)]
+    found += [_memory(rows, length, slots) for slots in (16, 64, 256)]
+    return found
+
+
+def _speed(
+    rows: Sequence[Row],
+    reference: str,
+    length: int,
+    packed_length: int,
+    factor: float,
+    remark: str,
+) -> Verdict:
+    goal = (
+        f"n={length}, l={packed_length}: at least {factor:g} times faster "
+        f"than {reference}{remark}"
+    )
+    quartiles = ratio(rows, reference, LUNA, length, packed_length)
+    if quartiles is None:
+        return Verdict(goal, "", None)
+    low, middle, high = quartiles
+    figure = f"{middle:.2f} times ({low:.2f} to {high:.2f})"
+    return Verdict(goal, figure, middle >= factor)
+
+
+def _not_slower(
+    rows: Sequence[Row], length: int, packed_length: int
+) -> Verdict:
+    goal = (
+        f"n={length}, l={packed_length}: not slower than direct beyond the "
+        "spread"
+    )
+    quartiles = ratio(rows, LUNA, "direct", length, packed_length)
+    if quartiles is None:
+        return Verdict(goal, "", None)
+    low, middle, high = quartiles
+    figure = f"{middle:.3f} of its time ({low:.3f} to {high:.3f})"
+    return Verdict(goal, figure, low <= 1.0)
+
+
+def _growth(rows: Sequence[Row], packed_length: int) -> Verdict:
+    goal = f"l={packed_length}: growth exponent at most 1.1 up to n=65536"
+    points = curve(rows, LUNA, packed_length)
+    if len(points) < 2 or max(points) < 65536:
+        return Verdict(goal, "", None)
+    exponent = timing.growth_exponent(list(points), list(points.values()))
+    figure = f"{exponent:.3f} for n={min(points)} to {max(points)}"
+    return Verdict(goal, figure, exponent <= 1.1)
+
+
+def _memory(rows: Sequence[Row], length: int, packed_length: int) -> Verdict:
+    goal = (
+        f"n={length}, l={packed_length}: extra memory at most 1/30 of softmax"
+    )
+    luna = leanest(rows, LUNA, length, packed_length)
+    softmax = leanest(rows, "softmax", length, packed_length)
+    if not luna or not softmax:
+        return Verdict(goal, "", None)
+    figure = (
+        f"1/{softmax / luna:.1f} ({luna / 2**20:.1f} MiB against "
+        f"{softmax / 2**20:.1f} MiB)"
+    )
+    return Verdict(goal, figure, softmax >= 30 * luna)
+
+
+def curve(
+    rows: Sequence[Row],
+    contender: str,
+    packed_length: int,
+    memory: bool = False,
+) -> dict[int, float]:
+    """A contender's best time or memory by length.
+
+    Args:
+        rows: all rows.
+        contender: whose.
+        packed_length: l.
+        memory: extra bytes of the leanest mode instead of median seconds of
+            the fastest.
+
+    Returns:
+        n to value, ascending, without what was not measured.
+    """
+    points: dict[int, float] = {}
+    for length in sorted({row.case.length for row in rows}):
+        value: float | None
+        if memory:
+            value = leanest(rows, contender, length, packed_length)
+        else:
+            row = fastest(rows, contender, length, packed_length)
+            value = row.median if row else None
+        if value:
+            points[length] = value
+    return points

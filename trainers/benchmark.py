@@ -1,0 +1,209 @@
+"""Measures time and memory of attention layers."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import app
+from absl import flags as absl_flags
+
+from luna_tf.training import recipes
+from luna_tf.training.recipes import RecipeError
+
+from . import flags as trainer_flags
+from .benchmark_flags import COMMANDS, NAME, AttentionFlags, help_text
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Console entry of `luna-benchmark`; ends the process with its status."""
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    app.run(_main, argv=argv, flags_parser=parse)
+
+
+def parse(argv: list[str]) -> AttentionFlags:
+    """Understands a command line, or ends the program with a message.
+
+    Args:
+        argv: program, command and flags.
+
+    Returns:
+        The checked flags. `--help` prints help and exits with status 0; a
+        mistake is told on stderr and exits with status 2.
+    """
+    if any(argument in trainer_flags.HELP for argument in argv[1:]):
+        print(help_text())
+        sys.exit(0)
+    values = absl_flags.FlagValues()
+    recipes.define_flags(AttentionFlags, values)
+    try:
+        rest = values(argv, known_only=True)
+        # What is left may be absl's own, such as --verbosity.
+        rest = absl_flags.FLAGS(rest)
+    except absl_flags.UnrecognizedFlagError as error:
+        hint = recipes.closest(error.flagname, values)
+        trainer_flags.fail(NAME, f"unknown flag `--{error.flagname}`.{hint}")
+    except absl_flags.Error as error:
+        trainer_flags.fail(NAME, str(error))
+    known = ", ".join(COMMANDS)
+    if len(rest) < 2:
+        trainer_flags.fail(NAME, f"a command is missing. Allowed: {known}.")
+    if rest[1] not in COMMANDS:
+        hint = recipes.closest(rest[1], COMMANDS)
+        trainer_flags.fail(
+            NAME, f"unknown command {rest[1]!r}. Allowed: {known}.{hint}"
+        )
+    if len(rest) > 2:
+        trainer_flags.fail(
+            NAME,
+            f"unexpected argument {rest[2]!r}. Flags look like --name=value.",
+        )
+    given = recipes.given_flags(AttentionFlags, values)
+    try:
+        return recipes.build(AttentionFlags, given, "flags")
+    except RecipeError as error:
+        trainer_flags.fail(NAME, str(error))
+
+
+def _main(flags: AttentionFlags) -> int:
+    try:
+        return run(flags)
+    except RecipeError as error:
+        trainer_flags.fail(NAME, str(error))
+
+
+def run(flags: AttentionFlags) -> int:
+    """Does what `luna-benchmark attention` is asked for.
+
+    Args:
+        flags: from `parse`.
+
+    Returns:
+        Exit status of the process: 0, or 130 after an interrupt.
+
+    Raises:
+        RecipeError: for whatever the user can put right.
+    """
+    if os.environ.get("KERAS_BACKEND") == "tensorflow":
+        trainer_flags.import_tensorflow()
+    import keras
+
+    from luna_tf.benchmark import memory, stepping
+    from luna_tf.benchmark.parent import Runner
+    from luna_tf.benchmark.program import Program
+
+    backend = keras.backend.backend()
+    plan = flags.plan()
+    if not set(plan.modes) <= set(stepping.modes()):
+        raise RecipeError(
+            f"--modes={flags.modes} is not possible with KERAS_BACKEND="
+            f"{backend}: allowed is {','.join(stepping.modes())}."
+        )
+    limit = 0.75 * memory.physical_bytes()
+    if flags.memory_limit_gib is not None:
+        limit = flags.memory_limit_gib * 2**30
+    folder = _folder(flags.output_dir)
+    runner = Runner(flags.settings(), int(limit))
+    program = Program(
+        plan,
+        runner,
+        folder / "attention.csv",
+        folder / "cost_rule.csv",
+        functools.partial(print, file=sys.stderr, flush=True),
+    )
+    status = 0
+    try:
+        program.run()
+    except KeyboardInterrupt:
+        print(f"\n{NAME}: interrupted.", file=sys.stderr)
+        status = 130
+    if program.rows:
+        print(_report(flags, program, runner, backend, folder))
+    return status
+
+
+def _folder(output_dir: str) -> Path:
+    """The empty-handed folder of a run: rows of another run are put aside."""
+    folder = Path(output_dir).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("attention.csv", "cost_rule.csv"):
+            if (folder / name).exists():
+                (folder / name).replace(folder / f"{name}.old")
+    except OSError as error:
+        raise RecipeError(
+            f"--output_dir={output_dir} cannot be written to: {error.strerror}."
+        ) from None
+    return folder
+
+
+def _report(
+    flags: AttentionFlags,
+    program: Any,
+    runner: Any,
+    backend: str,
+    folder: Path,
+) -> str:
+    from luna_tf.benchmark import contenders, goals, report
+    from luna_tf.visualize.growth import growth_plot
+
+    settings = flags.settings()
+    rows = program.rows
+    tables = report.tables(rows)
+    if program.rule_rows:
+        orders = functools.partial(contenders.rule_orders, settings)
+        tables.append(report.rule_table(program.rule_rows, orders))
+    tables.append(report.goal_table(goals.verdicts(rows)))
+    about = [
+        report.describe(settings),
+        report.machine(runner.device, backend),
+        f"Memory limit {runner.limit_bytes / 2**30:.3g} GiB.",
+    ]
+    markdown = ["# Attention: time and memory", "\n".join(about)]
+    if any(row.samples for row in rows):
+        figure = growth_plot(*_curves(rows), title=report.describe(settings))
+        figure.savefig(folder / "attention.png")
+        markdown.append("![growth](attention.png)")
+    markdown += map(report.to_markdown, tables)
+    (folder / "attention.md").write_text(
+        "\n\n".join(markdown) + "\n", encoding="utf-8"
+    )
+    files = ", ".join(sorted(path.name for path in folder.iterdir()))
+    return "\n\n".join(
+        [
+            "",
+            *about,
+            *map(report.to_text, tables),
+            f"Files in {folder}: {files}",
+        ]
+    )
+
+
+def _curves(rows: Any) -> list[dict[tuple[str, int], dict[int, float]]]:
+    """Curves of the figure: Luna for all l, its rivals for the smallest."""
+    from luna_tf.benchmark import goals, report
+
+    slots = report.packed_lengths(rows)
+    names = dict.fromkeys(row.case.contender for row in rows)
+    keys = [
+        (name, packed_length)
+        for name in names
+        if name != "absorbed" or goals.LUNA not in names
+        for packed_length in (slots if name == goals.LUNA else slots[:1])
+    ]
+    return [
+        {
+            (name, 0 if name == "softmax" else packed_length): goals.curve(
+                rows, name, packed_length, is_memory
+            )
+            for name, packed_length in keys
+        }
+        for is_memory in (False, True)
+    ]
+
+
+if __name__ == "__main__":
+    main()

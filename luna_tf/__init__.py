@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 __all__ = [
     "LunaAttention",
     "LunaEmbedding",
+    "LunaPooling",
     "LunaTransformerBlock",
     "PackedEmbedding",
     "__version__",
@@ -19,6 +20,15 @@ if not _startup.is_own_program():
     from luna_tf.layers import (
         LunaAttention,
         LunaEmbedding,
+        LunaPooling,
         LunaTransformerBlock,
         PackedEmbedding,
     )
+else:
+
+    def __getattr__(name):
+        if name not in __all__:
+            raise AttributeError(f"module 'luna_tf' has no attribute {name!r}")
+        from luna_tf.layers import __dict__ as layers
+
+        return layers[name]

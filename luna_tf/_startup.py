@@ -3,16 +3,25 @@
 import pathlib
 import sys
 
-_PROGRAMS = {"luna-lra", "luna-benchmark"}
+_PROGRAMS = ("lra", "benchmark")
+_SCRIPTS = {f"luna-{name}{end}" for name in _PROGRAMS for end in ("", ".exe")}
+_MODULES = {
+    f"{package}.{name}"
+    for package in ("trainers", "luna_tf.trainers")
+    for name in _PROGRAMS
+}
 
 
 def is_own_program() -> bool:
     """Whether this process is `luna-lra`, `python -m trainers.lra` or such."""
-    if sys.argv and pathlib.PurePath(sys.argv[0]).stem in _PROGRAMS:
+    if sys.argv and pathlib.PurePath(sys.argv[0]).name in _SCRIPTS:
         return True
-    _, *options = sys.orig_argv or [""]
-    modules = zip(options, options[1:], strict=False)
-    return any(
-        option == "-m" and name.startswith(("trainers.", "luna_tf.trainers."))
-        for option, name in modules
-    )
+    # Options of Python itself end at the first `-m`, `-c` or script.
+    for option, value in zip(
+        sys.orig_argv[1:], sys.orig_argv[2:], strict=False
+    ):
+        if option == "-m":
+            return value in _MODULES
+        if not option.startswith("-") or option == "-c":
+            return False
+    return False

@@ -21,7 +21,7 @@ ALLOWED = {
     "training": set(),
     "visualize": set(),
     "interop": {"ops", "layers", "models"},
-    "benchmark": {"ops", "layers", "visualize"},
+    "benchmark": {"ops", "layers"},
 }
 
 

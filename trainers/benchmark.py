@@ -156,15 +156,19 @@ def _report(
     if program.rule_rows:
         orders = functools.partial(contenders.rule_orders, settings)
         tables.append(report.rule_table(program.rule_rows, orders))
-    tables.append(report.goal_table(goals.verdicts(rows)))
+    tables.append(report.goal_table(goals.verdicts(rows, settings)))
     about = [
         report.describe(settings),
         report.machine(runner.device, backend),
-        f"Memory limit {runner.limit_bytes / 2**30:.3g} GiB.",
+        f"Memory limit {runner.limit_bytes / 2**30:.3g} GiB. Extra memory is "
+        "the peak of a step in steady state above inputs and weights, in a "
+        "process of its own; under TensorFlow without oneDNN, which keeps what "
+        "is freed.",
     ]
     markdown = ["# Attention: time and memory", "\n".join(about)]
     if any(row.samples for row in rows):
-        figure = growth_plot(*_curves(rows), title=report.describe(settings))
+        times, extra = _curves(rows)
+        figure = growth_plot(times, extra, title=report.describe(settings))
         figure.savefig(folder / "attention.png")
         markdown.append("![growth](attention.png)")
     markdown += map(report.to_markdown, tables)

@@ -49,13 +49,14 @@ class Program:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A command line that was understood."""
+    """A command line that was understood; `given` are its recipe flags."""
 
     recipe: Any
     config: str
     model_dir: Path
     mode: str
     overwrite: bool
+    given: frozenset[str] = frozenset()
 
 
 def define_flags(program: Program, flag_values: flags.FlagValues) -> None:
@@ -160,6 +161,7 @@ def _command(program: Program, flag_values: flags.FlagValues) -> Command:
         model_dir=model_dir,
         mode=mode,
         overwrite=values["overwrite"].value,
+        given=frozenset(given),
     )
 
 

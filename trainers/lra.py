@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from luna_tf.training import recipes
 from luna_tf.training.recipes import RecipeError
 
 from . import flags, lra_report
-from .lra_recipe import PROGRAM, LRARecipe
+from .lra_recipe import GENERATOR_FIELDS, PROGRAM, LRARecipe
 
 if TYPE_CHECKING:
     import keras
@@ -64,7 +65,7 @@ def run(command: flags.Command) -> int:
     recipe, folder, mode = command.recipe, command.model_dir, command.mode
     will_train = mode in ("train", "train_and_evaluate")
     lra_report.check_folder(folder, will_train, command.overwrite)
-    _check_data(recipe)
+    _check_data(recipe, command.given)
     keras = _import_keras()
     keras.utils.set_random_seed(recipe.seed)
     network = make_model(recipe)
@@ -101,6 +102,8 @@ def run(command: flags.Command) -> int:
         if will_train or not (folder / "results.json").exists():
             lra_report.write(results, folder)
         print("\n" + lra_report.to_text(results, folder))
+    elif mode != "evaluate":
+        print("\n" + lra_report.files(folder))
     return 0
 
 
@@ -179,8 +182,14 @@ def _generator_config(recipe: LRARecipe) -> Any:
     )
 
 
-def _check_data(recipe: LRARecipe) -> None:
+def _check_data(recipe: LRARecipe, given: Collection[str]) -> None:
     if recipe.data_dir is not None:
+        unused = sorted(set(given) & set(GENERATOR_FIELDS))
+        if unused:
+            raise RecipeError(
+                f"{', '.join(f'--{name}' for name in unused)} is not possible "
+                "with data_dir: released files are read as they are."
+            )
         if not Path(recipe.data_dir).expanduser().is_dir():
             raise RecipeError(
                 f"data_dir={recipe.data_dir!r} is not possible: allowed is a "
@@ -214,8 +223,11 @@ def load_splits(recipe: LRARecipe, folder: Path) -> dict[str, Split]:
     try:
         if recipe.data_dir is not None:
             source = recipe.data_dir
+            print(f"Reading {source} ...", flush=True)
             splits = listops_cache.load_tsv_folder(
-                source, skip_malformed=recipe.skip_malformed
+                source,
+                skip_malformed=recipe.skip_malformed,
+                cache_dir=recipe.cache_dir or folder / "data",
             )
         else:
             source = recipe.cache_dir or str(folder / "data")

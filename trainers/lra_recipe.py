@@ -181,6 +181,17 @@ class LRARecipe:
         return self.max_length + 1
 
 
+# What the generator is told; files of the release are as they are.
+GENERATOR_FIELDS = (
+    "train_examples",
+    "validation_examples",
+    "test_examples",
+    "min_length",
+    "max_depth",
+    "max_args",
+    "data_seed",
+)
+
 PROGRAM = flags.Program(
     name="luna-lra",
     usage="""

@@ -129,7 +129,11 @@ def results(
         "reference_lines": lines,
         "margin_points": 100 * (tested.accuracy - lines["root_operator"]),
         "per_operator": {
-            name.removeprefix("["): {"accuracy": accuracy, "examples": count}
+            name.removeprefix("["): {
+                "accuracy": accuracy,
+                "interval_95": wilson_interval(round(accuracy * count), count),
+                "examples": count,
+            }
             for name, (accuracy, count) in operators.items()
         },
         "parameters": network.count_params(),
@@ -154,14 +158,9 @@ def rows(results: Mapping[str, Any]) -> Rows:
         Heading to lines.
     """
     test, lines = results["test"], results["reference_lines"]
-    low, high = test["interval_95"]
     table: Rows = {
         f"Test split, {test['examples']:,} expressions": [
-            (
-                "accuracy",
-                _percent(test["accuracy"]),
-                f"95 % interval {_percent(low)} to {_percent(high)}",
-            ),
+            ("accuracy", _percent(test["accuracy"]), _interval(test)),
             (
                 "answer by root operator",
                 _percent(lines["root_operator"]),
@@ -170,7 +169,11 @@ def rows(results: Mapping[str, Any]) -> Rows:
             ("majority class", _percent(lines["majority"]), ""),
         ],
         "Accuracy by root operator": [
-            (name, _percent(entry["accuracy"]), f"of {entry['examples']:,}")
+            (
+                name,
+                _percent(entry["accuracy"]),
+                f"{_interval(entry)}, of {entry['examples']:,}",
+            )
             for name, entry in results["per_operator"].items()
         ],
     }
@@ -200,19 +203,28 @@ def rows(results: Mapping[str, Any]) -> Rows:
 def to_text(results: Mapping[str, Any], folder: Path) -> str:
     """The table for a terminal, with the files that exist."""
     table = rows(results)
-    present = [
-        (name, meaning, "")
-        for name, meaning in FILES.items()
-        if (folder / name).exists()
-    ]
-    table[f"Files in {folder}"] = present
     width = max(len(line[0]) for lines in table.values() for line in lines)
     text = [results["title"], "=" * len(results["title"])]
     for heading, lines in table.items():
         text += ["", heading]
         for label, value, remark in lines:
             text.append(f"  {label:<{width}}  {value}   {remark}".rstrip())
-    return "\n".join(text)
+    return "\n".join([*text, "", files(folder)])
+
+
+def files(folder: Path) -> str:
+    """What a folder holds of a run, a line each."""
+    width = max(map(len, FILES))
+    return "\n".join(
+        [
+            f"Files in {folder}",
+            *(
+                f"  {name:<{width}}  {meaning}"
+                for name, meaning in FILES.items()
+                if (folder / name).exists()
+            ),
+        ]
+    )
 
 
 def to_markdown(results: Mapping[str, Any]) -> str:
@@ -234,6 +246,11 @@ def write(results: Mapping[str, Any], folder: Path) -> None:
 def speed(rate: float) -> str:
     """Writes a rate as `1,234 examples/s`, a small one as `1.2 examples/s`."""
     return f"{rate:,.0f} examples/s" if rate >= 10 else f"{rate:.1f} examples/s"
+
+
+def _interval(entry: Mapping[str, Any]) -> str:
+    low, high = entry["interval_95"]
+    return f"95 % interval {_percent(low)} to {_percent(high)}"
 
 
 def _percent(share: float) -> str:

@@ -6,7 +6,8 @@ object from stdin and writes one JSON object per event to stdout:
 * `{"device": …}` once, before anything is built;
 * `{"started": index}` before a case may need memory for the first time;
 * `{"extra_bytes": [index, bytes]}` (memory);
-* `{"round": {index: seconds}}` (time);
+* `{"started": index}` again before each step of a round, and
+  `{"round": {index: seconds}}` after each round (time);
 * `{"failed": [index, reason]}` for a case that raised.
 """
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from luna_tf.benchmark.cases import Case, Settings
@@ -30,17 +31,24 @@ def main() -> None:
     # Whatever libraries print must not mix with the events.
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    for event in run(job):
+
+    def emit(event: dict[str, Any]) -> None:
         events.write(json.dumps(event) + "\n")
         events.flush()
 
+    for event in run(job, emit):
+        emit(event)
 
-def run(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+
+def run(
+    job: dict[str, Any], emit: Callable[[dict[str, Any]], None]
+) -> Iterator[dict[str, Any]]:
     """Does a job and yields its events.
 
     Args:
         job: `task` (`memory` or `time`), `settings` and `cases` (lists of
             fields), and for `time` also `repeats` and `seconds`.
+        emit: takes the events that come up inside of a round.
 
     Yields:
         Events as in the heading of this module.
@@ -53,7 +61,7 @@ def run(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if job["task"] == "memory":
         yield from _memory(settings, cases)
     else:
-        yield from _time(settings, cases, job["repeats"], job["seconds"])
+        yield from _time(settings, cases, job, emit)
 
 
 def _memory(settings: Settings, cases: list[Case]) -> Iterator[dict[str, Any]]:
@@ -69,7 +77,10 @@ def _memory(settings: Settings, cases: list[Case]) -> Iterator[dict[str, Any]]:
 
 
 def _time(
-    settings: Settings, cases: list[Case], repeats: int, seconds: float
+    settings: Settings,
+    cases: list[Case],
+    job: dict[str, Any],
+    emit: Callable[[dict[str, Any]], None],
 ) -> Iterator[dict[str, Any]]:
     from luna_tf.benchmark import contenders, timing
 
@@ -87,7 +98,12 @@ def _time(
             steps[str(index)] = step
     if not steps:
         return
-    for measured in timing.rounds(steps, repeats, seconds):
+    for measured in timing.rounds(
+        steps,
+        job["repeats"],
+        job["seconds"],
+        announce=lambda name: emit({"started": int(name)}),
+    ):
         yield {"round": measured}
 
 

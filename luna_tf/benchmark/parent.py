@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from luna_tf.benchmark import memory
+from luna_tf.benchmark import memory, timing
 from luna_tf.benchmark.cases import OK, Row, Settings
 
 _POLL_SECONDS = 0.05
@@ -110,8 +110,11 @@ class Runner:
                 "cases": [dataclasses.asdict(row.case) for row in pending],
             }
             reason = run_child(full_job, self.limit_bytes, environment, handle)
-            if not reason or any(row.samples for row in pending):
+            rounds = max(len(row.samples) for row in pending)
+            if not reason or rounds >= timing.MINIMUM_ROUNDS:
                 return
+            for row in pending:
+                row.samples.clear()  # too few to say anything
             pending[current].status = self._status(reason)
             # Whatever has its answer already is not asked for again.
             pending = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -17,14 +18,14 @@ def rounds(
     repeats: int,
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
+    announce: Callable[[str], None] = lambda name: None,
 ) -> Iterator[dict[str, float]]:
-    """Times all steps in turn: A B C, B C A, C A B, ...
+    """Times all steps in turn, in rounds of shuffled order.
 
     Whatever slows the machine for a while slows all of a round, so ratios
-    within a round stay. Rounds begin with another step each, as the first one
-    finds the caches as the work between rounds left them. Steps must be warm:
-    nothing is left out here. Python's garbage collector rests while a round
-    runs.
+    within a round stay. The order changes because a step finds the caches and
+    the memory as the one before it left them. Steps must be warm: nothing is
+    left out here. Python's garbage collector rests while a round runs.
 
     Args:
         steps: name to a function that comes back when its work is done.
@@ -32,11 +33,15 @@ def rounds(
         seconds: time for the rounds together. The round under way is finished,
             and there are three in any case, or `repeats` if fewer.
         clock: seconds since any fixed moment; tests pass their own.
+        announce: called with its name before each step, outside of its time.
 
     Yields:
         Name to seconds, one dict per round.
     """
     names = list(steps)
+    # Shuffled, so that no step always runs right after the same other one;
+    # seeded, so that two runs do the same.
+    shuffle = random.Random(0).shuffle
     started = clock()
     least = min(repeats, MINIMUM_ROUNDS)
     for number in range(repeats):
@@ -47,9 +52,10 @@ def rounds(
         gc.disable()
         try:
             measured = {}
-            first = number % len(names)
-            for name in names[first:] + names[:first]:
+            shuffle(names)
+            for name in names:
                 step = steps[name]
+                announce(name)
                 before = clock()
                 result = step()
                 measured[name] = clock() - before

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -96,6 +97,16 @@ def load_weights(
     >>> fairseq.load_weights(layer, weights)
     """
     entries = {prefix + entry.name: entry for entry in _entries_of(target)}
+    changed = [
+        name
+        for name, entry in entries.items()
+        if not isinstance(entry.variable, keras.Variable)
+    ]
+    if changed:
+        raise ValueError(
+            f"`target` {target.name!r} must not be quantized or have LoRA "
+            f"enabled: load the official weights first. Changed: {changed}"
+        )
     given = {
         name: np.asarray(array)
         for name, array in state_dict.items()

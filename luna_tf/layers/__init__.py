@@ -2,12 +2,14 @@
 
 from luna_tf.layers.luna_attention import LunaAttention
 from luna_tf.layers.luna_embedding import LunaEmbedding
+from luna_tf.layers.luna_pooling import LunaPooling
 from luna_tf.layers.luna_transformer_block import LunaTransformerBlock
 from luna_tf.layers.packed_embedding import PackedEmbedding
 
 __all__ = [
     "LunaAttention",
     "LunaEmbedding",
+    "LunaPooling",
     "LunaTransformerBlock",
     "PackedEmbedding",
 ]

@@ -40,6 +40,23 @@ def check_rank(rank: int, **tensors: Any) -> None:
             )
 
 
+def check_companions(name: str, first: Any, **others: Any) -> None:
+    """Raises unless tensors or shapes share batch size and width with one."""
+    batch, _, width = getattr(first, "shape", first)
+    for other, x in others.items():
+        shape = tuple(getattr(x, "shape", x))
+        if None not in (batch, shape[0]) and batch != shape[0]:
+            raise ValueError(
+                f"`{other}` must have the batch size of `{name}`, {batch}. "
+                f"Got shape: {shape}"
+            )
+        if shape[-1] != width:
+            raise ValueError(
+                f"`{other}` must have the width of `{name}`, {width}. "
+                f"Got shape: {shape}"
+            )
+
+
 def clone_initializer(initializer: Any) -> Any:
     """Returns a fresh copy, so that sublayers do not start out equal."""
     if not isinstance(initializer, keras.initializers.Initializer):

@@ -16,6 +16,7 @@ class _DrawnSeed(keras.random.SeedGenerator):
 
     def __init__(self, seed: Any):  # no super(): it would create a variable
         self._seed = seed
+        self._initial_seed = seed  # the torch backend asks if it is None
 
     def next(self, ordered: bool = True) -> Any:
         return self._seed

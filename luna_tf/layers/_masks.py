@@ -31,6 +31,8 @@ def check_mask(name: str, mask: Any, sequence_name: str, sequence: Any) -> Any:
     """
     if mask is None:
         return None
+    if not hasattr(mask, "dtype"):
+        mask = ops.convert_to_tensor(mask)
     dtype = backend.standardize_dtype(mask.dtype)
     if dtype != "bool" and "int" not in dtype:
         raise ValueError(

@@ -1,7 +1,5 @@
 """Luna attention: pack the context into a few slots, then unpack them."""
 
-from typing import Any
-
 import keras
 from keras import ops
 
@@ -149,12 +147,9 @@ class LunaAttention(keras.layers.Layer):
         _arguments.check_rank(
             3, query=query_shape, packed=packed_shape, context=context_shape
         )
+        _arguments.check_companions("query", query_shape, packed=packed_shape)
+        self._context_width = context_shape[-1]
         width = query_shape[-1]
-        if packed_shape[-1] != width:
-            raise ValueError(
-                "`packed` must have the width of `query`, "
-                f"{width}. Got shape: {tuple(packed_shape)}"
-            )
         for name, heads in (
             ("num_heads", self.num_heads),
             ("num_pack_heads", self.num_pack_heads),
@@ -365,7 +360,7 @@ class LunaAttention(keras.layers.Layer):
         """
         if key_layer is value_layer or not self.use_bias:
             return x
-        return x + ops.cast(key_layer.bias, x.dtype) * 0
+        return x + ops.cast(ops.where(False, key_layer.bias, 0), x.dtype)
 
     def _drop(self, seed):
         if seed is None:
@@ -376,21 +371,17 @@ class LunaAttention(keras.layers.Layer):
         self, query, packed, context, query_mask, packed_mask, context_mask
     ):
         _arguments.check_rank(3, query=query, packed=packed)
-        sequences: list[tuple[str, Any]] = [("packed", packed)]
+        _arguments.check_companions("query", query, packed=packed)
         if context is not None:
             _arguments.check_rank(3, context=context)
-            sequences.append(("context", context))
-        for name, x in sequences:
-            batch = (query.shape[0], x.shape[0])
-            if None not in batch and batch[0] != batch[1]:
-                raise ValueError(
-                    f"`{name}` must have the batch size of `query`, "
-                    f"{batch[0]}. Got shape: {tuple(x.shape)}"
-                )
-        if packed.shape[-1] != query.shape[-1]:
+            expected = (query.shape[0], None, context.shape[-1])
+            _arguments.check_companions("query", expected, context=context)
+        width = (query if context is None else context).shape[-1]
+        if width != getattr(self, "_context_width", width):
             raise ValueError(
-                "`packed` must have the width of `query`, "
-                f"{query.shape[-1]}. Got shape: {tuple(packed.shape)}"
+                "`context`, which is `query` when not given, must have the "
+                f"width that the layer was built for, {self._context_width}. "
+                f"Got: {width}"
             )
         if context is None and context_mask is not None:
             raise ValueError(

@@ -23,8 +23,9 @@ class LunaEmbedding(keras.layers.Layer):
         vocabulary_size: int, number of token ids `V`.
         hidden_dim: int, width `D`.
         packed_length: int, rows `L` of the packed sequence.
-        max_sequence_length: int, longest sequence that learned positions cover;
-            longer ones raise. None with other positions.
+        max_sequence_length: int, longest sequence that learned positions cover.
+            A longer one raises or, where its length is unknown until a compiled
+            function runs, gives NaN. None with other positions.
         position_embedding: `"learned"`, `"sinusoidal"` or `"none"`.
         first_position: int, row of the position table that the first token
             takes. fairseq models with padding id 1 use 2; its learned tables
@@ -188,9 +189,18 @@ class LunaEmbedding(keras.layers.Layer):
             rows = ops.maximum(token_positions(mask), 0)
         rows = rows + self.first_position
         if self.position_embedding == "learned":
-            return x + self.positions(rows)
+            return x + self._learned_positions(rows)
         positions = sinusoidal_positions(rows, self.hidden_dim)
         return x + ops.cast(positions, x.dtype)
+
+    def _learned_positions(self, rows):
+        positions = self.positions(rows)
+        if rows.shape[1] is not None:
+            return positions  # `_check` has seen the length
+        # XLA and GPUs read some other row beyond the table: better not a
+        # number than a wrong one.
+        known = rows < self.max_sequence_length + self.first_position
+        return ops.where(known[..., None], positions, float("nan"))
 
     def _check(self, token_ids):
         _arguments.check_rank(2, token_ids=token_ids)

@@ -1,6 +1,7 @@
 """A Transformer encoder block whose attention is Luna attention."""
 
 import keras
+from keras import ops
 
 from luna_tf.layers import _arguments, _masks
 from luna_tf.layers._dropout import draw, dropout
@@ -136,6 +137,8 @@ class LunaTransformerBlock(keras.layers.Layer):
 
     def build(self, inputs_shape, packed_shape):
         _arguments.check_rank(3, inputs=inputs_shape, packed=packed_shape)
+        _arguments.check_companions("inputs", inputs_shape, packed=packed_shape)
+        _arguments.check_rank(3, inputs=inputs_shape, packed=packed_shape)
         self.self_attention.build(inputs_shape, packed_shape)
         self.self_attention_layer_norm = self._layer_norm(
             "self_attention_layer_norm", inputs_shape
@@ -257,10 +260,16 @@ class LunaTransformerBlock(keras.layers.Layer):
         x = residual + dropout(x, self.dropout, seeds["feedforward"])
         if not self.normalize_first:
             x = self.feedforward_layer_norm(x)
+            # Nobody reads the packed output of a model's last block. This
+            # gives its layer norm gradients of zero, and `fit` no warning.
+            norm = self.packed_layer_norm
+            unused = ops.where(False, norm.gamma + norm.beta, 0)
+            x = x + ops.cast(unused, x.dtype)
         return x, p, *scores
 
     def _checked_masks(self, inputs, packed, padding_mask, packed_mask):
         _arguments.check_rank(3, inputs=inputs, packed=packed)
+        _arguments.check_companions("inputs", inputs, packed=packed)
         if padding_mask is None:
             padding_mask = _masks.get_mask(inputs)
         if packed_mask is None:

@@ -1,86 +1,14 @@
 """Sequence classifier of the Long Range Arena with a Luna encoder."""
 
 import keras
-from keras import ops
 
-from luna_tf.layers import LunaEmbedding, LunaTransformerBlock, _masks
-from luna_tf.layers._arguments import check_choice, check_positive
-
-POOLING = ("cls", "mean", "packed")
-
-
-@keras.saving.register_keras_serializable(package="luna_tf")
-class LunaPooling(keras.layers.Layer):
-    """Reduces the two sequences of a Luna encoder to one vector per example.
-
-    Args:
-        mode: `"cls"` takes the first token, `"mean"` averages the real tokens
-            and `"packed"` the active rows of the packed sequence.
-        include_padding: bool, whether the two averages run over padded rows
-            too, as in the official code of 2021 (an example's result then
-            depends on how far its batch was padded).
-        **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
-
-    Call arguments:
-        inputs: `(B, T, D)`.
-        packed: `(B, L, D)`.
-
-    Returns:
-        `(B, D)`.
-
-    Example:
-
-    >>> import numpy as np
-    >>> from luna_tf.models.lra_classifier import LunaPooling
-    >>> x, p = np.ones((2, 100, 32)), np.ones((2, 8, 32))
-    >>> tuple(LunaPooling("mean")(x, p).shape)
-    (2, 32)
-    """
-
-    def __init__(self, mode="cls", include_padding=False, **kwargs):
-        super().__init__(**kwargs)
-        check_choice(POOLING, mode=mode)
-        self.supports_masking = True
-        self.mode = mode
-        self.include_padding = include_padding
-
-    def build(self, inputs_shape, packed_shape):
-        pass
-
-    def call(self, inputs, packed):
-        if self.mode == "cls":
-            pooled = inputs[:, 0]
-        else:
-            sequence = inputs if self.mode == "mean" else packed
-            pooled = self._mean(sequence)
-        if self.mode == "packed":
-            return pooled
-        # The packed output of the last block is used by nobody. Linked with
-        # weight 0, its layer norm gets gradients of zero and `fit` no warning.
-        return pooled + packed[:, 0] * 0
-
-    def _mean(self, sequence):
-        mask = _masks.get_mask(sequence)
-        if mask is None or self.include_padding:
-            return ops.mean(sequence, axis=1)
-        keep = ops.cast(mask, sequence.dtype)[..., None]
-        count = ops.maximum(ops.sum(keep, axis=1), 1)
-        return ops.sum(sequence * keep, axis=1) / count
-
-    def compute_mask(self, inputs, previous_mask=None):
-        return None
-
-    def compute_output_spec(self, inputs, packed):
-        return keras.KerasTensor(
-            (inputs.shape[0], inputs.shape[-1]), dtype=self.compute_dtype
-        )
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "mode": self.mode,
-            "include_padding": self.include_padding,
-        }
+from luna_tf.layers import LunaEmbedding, LunaPooling, LunaTransformerBlock
+from luna_tf.layers._arguments import (
+    check_choice,
+    check_positive,
+    check_rate,
+)
+from luna_tf.layers.luna_pooling import POOLING
 
 
 @keras.saving.register_keras_serializable(package="luna_tf")
@@ -181,6 +109,10 @@ class LRAClassifier(keras.Model):
         **kwargs,
     ):
         check_positive(num_classes=num_classes, num_layers=num_layers)
+        check_rate(head_dropout=head_dropout)
+        check_choice(POOLING, pooling=pooling)
+        if head_hidden_dim is not None:
+            check_positive(head_hidden_dim=head_hidden_dim)
 
         def layer_seed(index):
             # Far apart: a block takes two seeds in a row.
@@ -229,7 +161,7 @@ class LRAClassifier(keras.Model):
             head.append(
                 keras.layers.Dropout(
                     head_dropout,
-                    seed=layer_seed(-1),
+                    seed=layer_seed(num_layers + 1),
                     dtype=dtype,
                     name="head_dropout",
                 )

@@ -96,7 +96,8 @@ def _exponentials(logits, mask):
         mask = ops.cast(mask, "bool")
         logits = ops.where(mask, logits, _MASKED)
     # The maximum cancels, so its gradient is noise.
-    peak = ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True))
+    peak = ops.max(logits, axis=-1, keepdims=True, initial=_MASKED)
+    peak = ops.stop_gradient(peak)
     weights = ops.exp(logits - peak)
     if mask is None:
         return weights, ops.sum(weights, axis=-1, keepdims=True)
@@ -180,13 +181,15 @@ def pack_absorbed(
     q, x, w_k, w_v = _float32(query, context, key_kernel, value_kernel)
     batch, slots, heads = ops.shape(query)[:3]
     folded = ops.einsum("blhk,dhk->bhld", q, w_k)
-    folded = ops.reshape(folded, (batch, heads * slots, -1))
+    # All sizes are spelt out: an empty batch leaves -1 undetermined.
+    width, length = ops.shape(context)[2], ops.shape(context)[1]
+    folded = ops.reshape(folded, (batch, heads * slots, width))
     # An einsum, because a transposed context would be a copy outside XLA.
     logits = ops.einsum("bkd,bsd->bks", folded, x)  # (B, H·L, S)
     weights, total = _exponentials(logits, _over_keys(mask, rank=3))
     dropped = weights if dropout is None else dropout(weights)
     summed = ops.matmul(dropped, x) / total  # (B, H·L, D)
-    summed = ops.reshape(summed, (batch, heads, slots, -1))
+    summed = ops.reshape(summed, (batch, heads, slots, width))
     packed = ops.einsum("bhld,dhk->blhk", summed, w_v)
     if value_bias is not None:
         # Weights add up to one, except under dropout and in an empty row.
@@ -195,7 +198,7 @@ def pack_absorbed(
             ops.reshape(left, (batch, heads, slots)), (0, 2, 1)
         )
         packed = packed + left[..., None] * ops.cast(value_bias, "float32")
-    scores = (batch, heads, slots, -1)
+    scores = (batch, heads, slots, length)
     packed = ops.cast(packed, query.dtype)
     return packed, lambda: ops.reshape(weights / total, scores)
 
@@ -270,19 +273,20 @@ def unpack_absorbed(
     x, k, w_q = _float32(inputs, key, query_kernel)
     batch, slots, heads = ops.shape(key)[:3]
     folded = ops.einsum("dhk,blhk->bdhl", w_q, k * scale)
-    folded = ops.reshape(folded, (batch, -1, heads * slots))
+    length, width = ops.shape(inputs)[1:]
+    folded = ops.reshape(folded, (batch, width, heads * slots))
     logits = ops.matmul(x, folded)  # (B, T, H·L)
     if query_bias is not None:
         bias = ops.einsum(
             "hk,blhk->bhl", ops.cast(query_bias, "float32"), k * scale
         )
         logits = logits + ops.reshape(bias, (batch, 1, heads * slots))
-    logits = ops.reshape(logits, (batch, -1, heads, slots))
+    logits = ops.reshape(logits, (batch, length, heads, slots))
     weights = masked_softmax(logits, _over_keys(mask))  # (B, T, H, L)
     dropped = weights if dropout is None else dropout(weights)
-    dropped = ops.reshape(dropped, (batch, -1, heads * slots))
+    dropped = ops.reshape(dropped, (batch, length, heads * slots))
     values = ops.einsum("blhk,hkd->bhld", value, output_kernel)
-    values = ops.reshape(values, (batch, heads * slots, -1))
+    values = ops.reshape(values, (batch, heads * slots, width))
     output = ops.matmul(ops.cast(dropped, inputs.dtype), values)
     return output, lambda: ops.transpose(weights, (0, 2, 1, 3))
 

@@ -175,8 +175,8 @@ class Loop:
             for gradient, variable in zip(
                 tape.gradient(scaled, variables), variables, strict=True
             )
-            # The last layer's packed output feeds nothing: no gradient there
-            # is in order, and Keras would warn at every trace.
+            # A weight that the loss does not reach is no mistake of the
+            # user's here, and Keras would warn at every trace.
             if gradient is not None
         ]
         self._learning_rate.assign(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # Python 3.10 keeps it elsewhere
 
 Schema = TypeVar("Schema")
 _REQUIRED: Any = dataclasses.MISSING
+NULL = object()  # `--name=null`
 
 
 class RecipeError(ValueError):
@@ -314,6 +315,9 @@ class _FieldParser(flags.ArgumentParser):
         self._field = field
 
     def parse(self, argument: Any) -> Any:
+        _, optional = value_type(self._schema, self._field.name)
+        if argument == "null" and optional:
+            return NULL  # None would mean that the flag was not given
         return convert(self._schema, self._field, argument)
 
     def flag_type(self) -> str:
@@ -358,8 +362,12 @@ def define_flags(schema: type, flag_values: flags.FlagValues) -> None:
 
 def given_flags(schema: type, flag_values: flags.FlagValues) -> dict[str, Any]:
     """The fields of a schema that were given as flags, with their values."""
-    return {
+    values = {
         field.name: flag_values[field.name].value
         for field in dataclasses.fields(schema)
-        if flag_values[field.name].value is not None
+    }
+    return {
+        name: None if value is NULL else value
+        for name, value in values.items()
+        if value is not None
     }

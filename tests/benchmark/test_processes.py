@@ -100,3 +100,25 @@ def test_what_does_not_fit_is_skipped_at_larger_sizes(tmp_path):
     ]
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 4
     assert any("ETA" in line for line in said)
+
+
+def test_a_child_that_dies_in_the_first_rounds_costs_one_case(monkeypatch):
+    calls = []
+
+    def run_child(job, limit_bytes, environment, on_event):
+        calls.append([case["contender"] for case in job["cases"]])
+        on_event({"round": {str(i): 1.0 for i in range(len(job["cases"]))}})
+        if len(calls) == 1:
+            on_event({"started": 0})
+            return "memory"
+        for _ in range(2):
+            on_event({"round": {"0": 1.0}})
+        return ""
+
+    monkeypatch.setattr(parent, "run_child", run_child)
+    runner = parent.Runner(TINY, 2**30)
+    rows = [Row(Case(name, "xla", 8, 0)) for name in ("softmax", "auto")]
+    runner.measure_time(rows, repeats=3, seconds=1.0)
+    assert calls == [["softmax", "auto"], ["auto"]]
+    assert rows[0].status == runner.does_not_fit and not rows[0].samples
+    assert rows[1].status == OK and len(rows[1].samples) == 3

@@ -1,7 +1,13 @@
 import pytest
 
 from luna_tf.benchmark import goals, report, timing
-from luna_tf.benchmark.cases import Case, Row, append_csv, read_csv
+from luna_tf.benchmark.cases import (
+    Case,
+    Row,
+    Settings,
+    append_csv,
+    read_csv,
+)
 
 
 def row(contender, length, samples, slots=16, extra_bytes=None, mode="xla"):
@@ -10,12 +16,19 @@ def row(contender, length, samples, slots=16, extra_bytes=None, mode="xla"):
     return Row(case, list(samples), extra_bytes)
 
 
-def test_rounds_are_interleaved_and_rotate():
-    calls = []
+def test_rounds_are_interleaved_and_shuffled():
+    calls, announced = [], []
     steps = {name: lambda name=name: calls.append(name) for name in "abc"}
-    measured = list(timing.rounds(steps, repeats=3, seconds=100.0))
-    assert "".join(calls) == "abcbcacab"
-    assert [sorted(m) for m in measured] == [list("abc")] * 3
+    measured = list(
+        timing.rounds(
+            steps, repeats=9, seconds=100.0, announce=announced.append
+        )
+    )
+    assert calls == announced
+    rounds = ["".join(calls[i : i + 3]) for i in range(0, 27, 3)]
+    assert all(sorted(r) == list("abc") for r in rounds)
+    assert len(set(rounds)) > 3
+    assert [sorted(m) for m in measured] == [list("abc")] * 9
 
 
 def test_rounds_stop_when_the_time_is_spent_but_not_before_three():
@@ -112,3 +125,32 @@ def test_tables_tell_why_a_cell_is_empty():
     assert "does not fit in 1 GiB" in text
     assert "19.53 (19.53–19.53)" in text
     assert "| n | auto |" in report.to_markdown(report.tables(rows)[0])
+
+
+def test_other_settings_are_not_judged():
+    rows = [row("auto", 4096, [1.0] * 3), row("softmax", 4096, [20.0] * 3)]
+    assert goals.verdicts(rows)[0].met
+    other = goals.verdicts(rows, Settings(width=64))
+    assert {verdict.met for verdict in other} == {None}
+
+
+def test_growth_is_judged_from_long_inputs_too():
+    # Flat over short inputs by a fixed cost, quadratic in the end.
+    lengths = (512, 1024, 2048, 4096, 8192, 65536)
+    rows = [row("auto", n, [1.0 + 20 * (n / 65536) ** 2]) for n in lengths]
+    (growth,) = [
+        v for v in goals.verdicts(rows) if v.goal.startswith("l=16: growth")
+    ]
+    assert growth.met is False
+    whole, long = (float(f.split()[0]) for f in growth.figure.split(", "))
+    assert whole < 0.7 < 1.1 < long
+
+
+def test_a_curve_is_of_one_mode():
+    rows = [
+        row("auto", 512, [1.0], mode="eager"),
+        row("auto", 512, [2.0], mode="xla"),
+        row("auto", 1024, [5.0], mode="eager"),
+        row("auto", 1024, [4.0], mode="xla"),
+    ]
+    assert goals.curve(rows, "auto", 16) == {512: 2.0, 1024: 4.0}

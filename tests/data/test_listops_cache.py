@@ -301,7 +301,7 @@ def test_urls_are_refused():
         load_or_generate("gs://bucket", CONFIG)
 
 
-def test_load_tsv_folder(tmp_path, expected):
+def test_load_tsv_folder(tmp_path, expected, monkeypatch):
     names = dict(train="train", validation="val", test="test")
     for name, file in names.items():
         split = expected[name]
@@ -310,11 +310,17 @@ def test_load_tsv_folder(tmp_path, expected):
             lines.append(f"{to_tsv_source(split.example(i))}\t{label}")
         (tmp_path / f"basic_{file}.tsv").write_text("\n".join(lines) + "\n")
     assert_equal(load_tsv_folder(tmp_path), expected)
+    cache = tmp_path / "cache"
+    assert_equal(load_tsv_folder(tmp_path, cache_dir=cache), expected)
+    with monkeypatch.context() as patch:
+        patch.setattr(listops_cache, "read_tsv", None)  # is not asked again
+        assert_equal(load_tsv_folder(tmp_path, cache_dir=cache), expected)
 
     path = tmp_path / "basic_test.tsv"
     path.write_text(path.read_text() + "[MIN 1 2 ]\t7\n")
+    # Not the cache of the file as it was.
     with pytest.raises(ValueError, match="basic_test.tsv, line 12: label is 7"):
-        load_tsv_folder(tmp_path)
+        load_tsv_folder(tmp_path, cache_dir=cache)
     with pytest.warns(UserWarning, match="skipped 1 malformed of 11 lines"):
         assert_equal(load_tsv_folder(tmp_path, skip_malformed=True), expected)
 

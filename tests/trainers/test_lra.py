@@ -264,9 +264,13 @@ class TestBadInput:
             (tmp_path / f"basic_{name}.tsv").write_text(
                 "Source\tTarget\nx\t1\n"
             )
-        run = tmp_path / "run"
-        assert call(*TINY, f"--data_dir={tmp_path}", f"--model_dir={run}") == 2
+        places = f"--data_dir={tmp_path}", f"--model_dir={tmp_path / 'run'}"
+        assert call("--config=quick", *places) == 2
         assert "basic_train.tsv, line 2" in capsys.readouterr().err
+
+    def test_generator_flags_with_released_files(self, tmp_path, capsys):
+        assert call(f"--data_dir={tmp_path}", "--min_length=5") == 2
+        assert "--min_length is not possible" in capsys.readouterr().err
 
 
 def test_help_names_every_flag_once(capsys):

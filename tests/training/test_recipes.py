@@ -150,6 +150,12 @@ class TestFlags:
             "folder": "x",
         }
 
+    def test_null_switches_off_what_may_be_off(self):
+        given = self.parse("--heads=null", "--folder=null")
+        assert given == {"heads": None, "folder": None}
+        with pytest.raises(flags.Error, match="allowed is an integer"):
+            self.parse("--width=null")
+
     @pytest.mark.parametrize(
         ("argument", "message"),
         [

@@ -1,0 +1,139 @@
+"""`LunaEmbedding`: token, position and packed embeddings."""
+
+import keras
+import numpy as np
+import pytest
+from layers.luna_reference import array, assert_all_close, randomize
+
+from luna_tf import LunaEmbedding
+from luna_tf.layers import _masks
+from luna_tf.ops import sinusoidal_positions
+
+IDS = np.array([[3, 4, 5, 0], [6, 0, 0, 0]])
+KEEP = IDS != 0
+
+
+def embedding(**kwargs):
+    config = dict(
+        vocabulary_size=9,
+        hidden_dim=8,
+        packed_length=3,
+        max_sequence_length=5,
+        normalize=False,
+    )
+    layer = LunaEmbedding(**{**config, **kwargs})
+    layer.build((None, None))
+    return randomize(layer)
+
+
+def tables(layer):
+    rows = array(layer.packed_embedding.embeddings)
+    return array(layer.token_embedding.embeddings)[IDS], rows
+
+
+def test_learned_positions_and_scale():
+    layer = embedding(scale=3.0, first_position=2)
+    assert layer.positions.embeddings.shape == (7, 8)
+    tokens, rows = tables(layer)
+    positions = array(layer.positions.embeddings)[[2, 3, 4, 5]]
+    x, p = layer(IDS)
+    expected = (tokens * 3 + positions) * KEEP[..., None]
+    packed = np.stack([rows * 3] * 2)
+    packed[1, 1:] = 0  # one token: one row in use
+    assert_all_close((x, p), (expected, packed))
+
+
+def test_sinusoidal_positions_reach_both_sequences():
+    layer = embedding(position_embedding="sinusoidal", dynamic_packing=False)
+    tokens, rows = tables(layer)
+    code = array(sinusoidal_positions([[0, 1, 2, 3]], 8))
+    x, p = layer(IDS)
+    expected = (tokens + code) * KEEP[..., None]
+    assert_all_close((x, p), (expected, np.stack([rows + code[0, :3]] * 2)))
+
+
+def test_no_positions():
+    layer = embedding(position_embedding="none")
+    x, _ = layer(IDS)
+    assert_all_close([x], [tables(layer)[0] * KEEP[..., None]])
+
+
+def test_layer_norms_come_before_the_zeroing_of_padding():
+    layer = embedding(normalize=True)
+    x, p = (array(y) for y in layer(IDS))
+    assert not x[~KEEP].any() and not p[1, 1:].any()
+    gamma, beta = array(layer.layer_norm.gamma), array(layer.layer_norm.beta)
+    plain = (x[KEEP] - beta) / gamma
+    np.testing.assert_allclose(plain.mean(-1), 0, atol=1e-4)
+    np.testing.assert_allclose(plain.std(-1), 1, atol=1e-2)
+
+
+def test_positions_do_not_depend_on_the_side_of_the_padding():
+    layer = embedding(normalize=True)
+    right, left = [[3, 4, 0, 0]], [[0, 0, 3, 4]]
+    a, b = (array(layer(np.array(ids))[0]) for ids in (right, left))
+    np.testing.assert_allclose(a[:, :2], b[:, 2:])
+
+
+def test_masks_of_both_sequences_travel():
+    x, p = embedding()(IDS)
+    np.testing.assert_array_equal(array(_masks.get_mask(x)), KEEP)
+    np.testing.assert_array_equal(
+        array(_masks.get_mask(p)), [[1, 1, 1], [1, 0, 0]]
+    )
+
+
+def test_without_a_padding_id_every_token_counts():
+    x, p = embedding(padding_id=None)(IDS)
+    assert _masks.get_mask(x) is None and _masks.get_mask(p) is None
+    assert array(x)[1, 3].any()
+
+
+@pytest.mark.parametrize("padding_id", [0, None])
+@pytest.mark.parametrize("dynamic", [True, False], ids=["dynamic", "fixed"])
+def test_symbolic_masks_are_those_of_eager_calls(padding_id, dynamic):
+    # Longer than packed: then an eager call knows that all rows are in use.
+    layer = embedding(padding_id=padding_id, dynamic_packing=dynamic)
+    outputs = layer(keras.Input((None,), dtype="int32"))
+    masks = [_masks.get_mask(y) is not None for y in outputs]
+    assert masks == [padding_id is not None, dynamic]
+    assert [y.shape for y in outputs] == [(None, None, 8), (None, 3, 8)]
+
+
+def test_dropout_acts_on_both_sequences_and_spares_padding():
+    layer = embedding(dropout=0.5, seed=1)
+    plain = layer(IDS)
+    dropped = layer(IDS, training=True)
+    for a, b in zip(plain, dropped, strict=True):
+        a, b = array(a), array(b)
+        kept = b != 0
+        assert 0.2 < kept[a != 0].mean() < 0.8
+        np.testing.assert_allclose(b[kept], 2 * a[kept], rtol=1e-5)
+    assert_all_close(layer(IDS), plain, 0)
+
+
+def test_initial_standard_deviation_is_the_official_one():
+    layer = LunaEmbedding(500, 64, 3, 500)
+    layer.build((None, None))
+    for table in (layer.token_embedding, layer.positions):
+        assert abs(array(table.embeddings).std() * 8 - 1) < 0.02
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
+def test_mixed_precision(policy, positions):
+    layer = embedding(
+        position_embedding=positions, normalize=True, dtype=policy
+    )
+    exact = embedding(position_embedding=positions, normalize=True)
+    for mixed, expected in zip(layer(IDS), exact(IDS), strict=True):
+        dtype = keras.backend.standardize_dtype(mixed.dtype)
+        assert dtype == policy.removeprefix("mixed_")
+        np.testing.assert_allclose(array(mixed), array(expected), atol=0.05)
+
+
+def test_embeddings_initializer_is_used():
+    layer = LunaEmbedding(9, 8, 3, 5, embeddings_initializer="ones")
+    layer.build((None, None))
+    assert (array(layer.token_embedding.embeddings) == 1).all()
+    assert (array(layer.positions.embeddings) == 1).all()

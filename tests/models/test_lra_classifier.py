@@ -1,0 +1,344 @@
+"""`LRAClassifier`: configuration, padding, pooling, saving, arguments."""
+
+import inspect
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from luna_tf.layers import LunaPooling
+from luna_tf.models import LRAClassifier
+
+SMALL = dict(
+    vocabulary_size=11,
+    num_classes=4,
+    max_sequence_length=9,
+    num_layers=2,
+    num_heads=2,
+    hidden_dim=8,
+    intermediate_dim=12,
+    packed_length=3,
+)
+# Every argument at another value than its default.
+EVERYTHING = dict(
+    **SMALL,
+    num_pack_heads=4,
+    tie_key_value=True,
+    share_layers=True,
+    dynamic_packing=False,
+    dropout=0.2,
+    attention_dropout=0.3,
+    activation_dropout=0.4,
+    activation="relu",
+    position_embedding="sinusoidal",
+    first_position=2,
+    embedding_scale=2.0,
+    pooling="packed",
+    pooling_includes_padding=True,
+    head_hidden_dim=6,
+    head_dropout=0.1,
+    padding_id=1,
+    normalize_first=True,
+    contraction="direct",
+    remat=True,
+    seed=3,
+    dtype="mixed_bfloat16",
+    name="luna",
+)
+IDS = np.array([[2, 3, 4, 5, 6, 7], [8, 9, 0, 0, 0, 0]])
+
+
+def make(**kwargs):
+    model = LRAClassifier(**{**SMALL, **kwargs})
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        if "float" in weight.dtype:
+            weight.assign(rng.normal(size=weight.shape) * 0.3 + 0.1)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make()
+
+
+def logits(model, ids=IDS, **kwargs):
+    return keras.ops.convert_to_numpy(model(np.array(ids), **kwargs))
+
+
+def assert_same(a, b):
+    for ids in (IDS, IDS[:1, :3], [[2] * 9] * 3):
+        np.testing.assert_array_equal(logits(a, ids), logits(b, ids))
+
+
+# === Configuration ===
+
+
+def test_every_argument_comes_back():
+    arguments = inspect.signature(LRAClassifier).parameters
+    assert set(arguments) - {"kwargs"} == EVERYTHING.keys() - {"name"}
+    model = LRAClassifier(**EVERYTHING)
+    config = model.get_config()
+    again = LRAClassifier.from_config(config)
+    assert again.get_config() == config
+    assert again.name == "luna"
+    for name, value in EVERYTHING.items():
+        if name in arguments:
+            assert value != arguments[name].default
+        if name != "dtype":
+            assert config[name] == value, name
+    assert again.blocks[0].dtype_policy.name == "mixed_bfloat16"
+
+
+def test_registered_under_the_package():
+    for cls in (LRAClassifier, LunaPooling):
+        name = f"luna_tf>{cls.__name__}"
+        assert keras.saving.get_registered_object(name) is cls
+
+
+def test_logits_are_float32_in_mixed_precision():
+    model = make(dtype="mixed_bfloat16")
+    assert logits(model).dtype == np.float32
+    assert model.blocks[0].compute_dtype == "bfloat16"
+    np.testing.assert_allclose(logits(model), logits(make()), atol=0.2)
+
+
+def test_shared_layers_are_one_block_applied_twice():
+    shared = make(share_layers=True)
+    assert len(shared.blocks) == 1
+    apart = make()
+    apart.embedding.set_weights(shared.embedding.get_weights())
+    apart.head[-1].set_weights(shared.head[-1].get_weights())
+    for block in apart.blocks:
+        block.set_weights(shared.blocks[0].get_weights())
+    np.testing.assert_array_equal(logits(shared), logits(apart))
+
+
+def test_arguments_reach_the_layers():
+    model = LRAClassifier(**EVERYTHING)
+    block, attention = model.blocks[0], model.blocks[0].self_attention
+    assert block.activation is keras.activations.relu
+    assert (block.normalize_first, block.remat) == (True, True)
+    assert (block.dropout, block.activation_dropout) == (0.2, 0.4)
+    assert (attention.dropout, attention.num_pack_heads) == (0.3, 4)
+    assert (attention.contraction, attention.tie_key_value) == ("direct", True)
+    embedding = model.embedding
+    assert (embedding.dropout, embedding.padding_id) == (0.2, 1)
+    assert (embedding.scale, embedding.first_position) == (2.0, 2)
+    assert embedding.packed_embedding.dynamic is False
+    kinds = [type(layer).__name__ for layer in model.head]
+    assert kinds == ["Dropout", "Dense", "Dense"]
+    assert (model.head[0].rate, model.head[1].units) == (0.1, 6)
+    assert model.head[-1].use_bias is False
+
+
+def test_dropouts_have_seeds_of_their_own():
+    model = LRAClassifier(**{**EVERYTHING, "share_layers": False})
+    seeds = [
+        layer.seed
+        for layer in model._flatten_layers()
+        if getattr(layer, "seed", None) is not None
+        and not isinstance(layer, LRAClassifier)
+    ]
+    generators = [
+        layer.seed_generator._initial_seed
+        for layer in model._flatten_layers()
+        if getattr(layer, "seed_generator", None) is not None
+    ]
+    assert len(seeds) >= 6
+    assert len(set(generators)) == len(generators)
+
+
+# === Padding ===
+
+
+@pytest.mark.parametrize(
+    "pooling,positions,contraction",
+    itertools.product(
+        ("cls", "mean", "packed"), ("learned", "sinusoidal"), ("auto",)
+    ),
+)
+def test_an_example_depends_on_no_batch_mate(pooling, positions, contraction):
+    model = make(pooling=pooling, position_embedding=positions)
+    batch = logits(model)
+    np.testing.assert_allclose(batch[1:], logits(model, IDS[1:, :2]), atol=1e-5)
+    np.testing.assert_allclose(batch[:1], logits(model, IDS[:1]), atol=1e-5)
+
+
+def test_the_official_mean_counts_padding():
+    model = make(pooling="mean", pooling_includes_padding=True)
+    short = logits(model, IDS[1:, :2])
+    assert np.abs(logits(model)[1:] - short).max() > 1e-3
+
+
+def test_without_a_padding_id_every_token_counts():
+    model = make(padding_id=None)
+    changed = np.abs(logits(model)[1:] - logits(model, IDS[1:, :2])).max()
+    assert changed > 1e-3
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "packed"])
+def test_a_fully_padded_row_is_finite(pooling):
+    got = logits(make(pooling=pooling), [[0, 0, 0], [1, 2, 3]])
+    assert np.isfinite(got).all()
+
+
+# === Pooling ===
+
+
+def with_mask(x, mask):
+    from luna_tf.layers import _masks
+
+    return _masks.set_mask(tf.constant(x), tf.constant(mask))
+
+
+def test_pooling_values():
+    rng = np.random.default_rng(0)
+    x, p = rng.normal(size=(2, 4, 3)), rng.normal(size=(2, 2, 3))
+    x_mask = np.array([[1, 1, 0, 0], [1, 1, 1, 1]], bool)
+    p_mask = np.array([[1, 0], [1, 1]], bool)
+    masked = with_mask(x, x_mask), with_mask(p, p_mask)
+
+    def pool(*args):
+        return np.array(LunaPooling(*args)(*masked))
+
+    def mean(x, mask):
+        return np.stack([r[m].mean(0) for r, m in zip(x, mask, strict=True)])
+
+    for got, expected in (
+        (pool("cls"), x[:, 0]),
+        (pool("mean"), mean(x, x_mask)),
+        (pool("packed"), mean(p, p_mask)),
+        (pool("mean", True), x.mean(1)),
+        (pool("packed", True), p.mean(1)),
+    ):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+    assert getattr(LunaPooling()(*masked), "_keras_mask", None) is None
+
+
+# === Training ===
+
+
+@pytest.mark.parametrize("pooling", ["cls", "packed"])
+def test_fit_misses_no_gradient(pooling):
+    # Keras warns about missing gradients, and warnings are errors here. The
+    # last packed sequence is used by nobody when tokens are pooled.
+    model = make(pooling=pooling, num_layers=1)
+    model.compile(
+        "sgd",
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=False,
+    )
+    history = model.fit(IDS, np.array([1, 2]), epochs=2, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+
+
+def test_every_dropout_is_off_in_inference():
+    model = LRAClassifier(**{**EVERYTHING, "dtype": "float32"})
+    np.testing.assert_array_equal(logits(model), logits(model, training=False))
+    assert np.abs(logits(model) - logits(model, training=True)).max() > 1e-3
+
+
+# === Saving ===
+
+
+def test_keras_file(model, tmp_path):
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    assert isinstance(loaded, LRAClassifier)
+    assert_same(loaded, model)
+
+
+def test_weights_file(model, tmp_path):
+    model.save_weights(tmp_path / "m.weights.h5")
+    other = LRAClassifier(**SMALL)
+    other.load_weights(tmp_path / "m.weights.h5")
+    assert_same(other, model)
+
+
+def test_clone_model(model):
+    clone = keras.models.clone_model(model)
+    assert clone is not model and clone.weights[0] is not model.weights[0]
+    clone.set_weights(model.get_weights())
+    assert_same(clone, model)
+
+
+def test_export(model, tmp_path):
+    model.export(tmp_path / "m", verbose=False)
+    loaded = tf.saved_model.load(str(tmp_path / "m"))
+    for ids in (IDS, IDS[:1, :3], [[2] * 9] * 3):
+        ids = np.array(ids, "int32")
+        np.testing.assert_allclose(
+            loaded.serve(ids), logits(model, ids), atol=1e-6
+        )
+
+
+# === Wrong arguments ===
+
+
+@pytest.mark.parametrize(
+    "name,value,allowed",
+    [
+        ("vocabulary_size", 0, "positive"),
+        ("num_classes", 0, "positive"),
+        ("num_layers", -1, "positive"),
+        ("max_sequence_length", None, "positive"),
+        ("num_heads", 0, "positive"),
+        ("num_heads", 3, "divide the width"),
+        ("num_pack_heads", 3, "divide the width"),
+        ("hidden_dim", 0, "positive"),
+        ("intermediate_dim", 0, "positive"),
+        ("packed_length", 0, "positive"),
+        ("dropout", 1.0, r"\[0, 1\)"),
+        ("attention_dropout", -0.5, r"\[0, 1\)"),
+        ("activation_dropout", 2, r"\[0, 1\)"),
+        ("head_dropout", 1.5, r"\[0, 1\)"),
+        ("head_hidden_dim", 0, "positive"),
+        ("position_embedding", "rotary", "'learned', 'sinusoidal', 'none'"),
+        ("pooling", "max", "'cls', 'mean', 'packed'"),
+        ("contraction", "fast", "'auto', 'direct', 'absorbed'"),
+    ],
+)
+def test_wrong_argument(name, value, allowed):
+    with pytest.raises(ValueError, match=f"`{name}`.*{allowed}") as raised:
+        LRAClassifier(**{**SMALL, name: value})
+    assert f"Got: {value!r}" in str(raised.value)
+
+
+def test_too_long_an_input_raises(model):
+    with pytest.raises(ValueError, match="`max_sequence_length`, 9"):
+        model(np.ones((1, 10), "int32"))
+
+
+def test_an_empty_batch_gives_no_logits():
+    assert tuple(make()(np.zeros((0, 5), "int32")).shape) == (0, 4)
+
+
+def test_beyond_the_position_table_there_are_no_wrong_numbers():
+    model = make()
+    with pytest.raises(ValueError, match="max_sequence_length"):
+        model(np.ones((1, 10), "int32"))
+    compiled = tf.function(
+        lambda ids: model(ids),
+        jit_compile=True,
+        input_signature=[tf.TensorSpec([None, None], tf.int32)],
+    )
+    assert np.isfinite(compiled(np.ones((1, 9), "int32"))).all()
+    assert np.isnan(compiled(np.ones((1, 10), "int32"))).all()
+
+
+@pytest.mark.parametrize("include_padding", [False, True])
+def test_long_means_are_exact_in_float16(include_padding):
+    pool = LunaPooling("mean", include_padding, dtype="mixed_float16")
+    x = np.full((1, 20_000, 2), 1.5, "float16")
+    pooled = pool(x, np.zeros((1, 1, 2), "float16"))
+    np.testing.assert_array_equal(np.array(pooled), [[1.5, 1.5]])
+
+
+def test_dropout_seeds_are_not_negative():
+    model = make(head_dropout=0.1, seed=0)
+    seeds = [v for v in model.non_trainable_variables if "seed" in v.path]
+    assert seeds
+    assert all(np.array(seed.value)[0] >= 0 for seed in seeds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -57,7 +58,8 @@ def growth_plot(time: Curves, memory: Curves, title: str = "") -> Figure:
     )
     FigureCanvasAgg(figure)
     if title:
-        figure.suptitle(title, fontsize=12, color=_NEUTRAL)
+        lines = textwrap.wrap(title, 62 * len(panels))
+        figure.suptitle("\n".join(lines), fontsize=12, color=_NEUTRAL)
     for index, (heading, curves, unit) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), index + 1)
         _draw(axes, curves)

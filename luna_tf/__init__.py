@@ -29,6 +29,6 @@ else:
     def __getattr__(name):
         if name not in __all__:
             raise AttributeError(f"module 'luna_tf' has no attribute {name!r}")
-        from luna_tf.layers import __dict__ as layers
+        import importlib
 
-        return layers[name]
+        return getattr(importlib.import_module("luna_tf.layers"), name)

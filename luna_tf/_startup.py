@@ -17,11 +17,12 @@ def is_own_program() -> bool:
     if sys.argv and pathlib.PurePath(sys.argv[0]).name in _SCRIPTS:
         return True
     # Options of Python itself end at the first `-m`, `-c` or script.
-    for option, value in zip(
-        sys.orig_argv[1:], sys.orig_argv[2:], strict=False
-    ):
+    options = iter(sys.orig_argv[1:])
+    for option in options:
         if option == "-m":
-            return value in _MODULES
-        if not option.startswith("-") or option == "-c":
+            return next(options, "") in _MODULES
+        if option in ("-X", "-W"):
+            next(options, None)  # its value
+        elif option == "-c" or not option.startswith("-"):
             return False
     return False

@@ -95,8 +95,9 @@ def _exponentials(logits, mask):
     if mask is not None:
         mask = ops.cast(mask, "bool")
         logits = ops.where(mask, logits, _MASKED)
-    # The maximum cancels, so its gradient is noise.
-    peak = ops.max(logits, axis=-1, keepdims=True, initial=_MASKED)
+    # The maximum cancels, so its gradient is noise. `initial` serves an empty
+    # batch, which has none.
+    peak = ops.max(logits, axis=-1, keepdims=True, initial=float("-inf"))
     peak = ops.stop_gradient(peak)
     weights = ops.exp(logits - peak)
     if mask is None:

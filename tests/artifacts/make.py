@@ -1,7 +1,8 @@
 """Makes the artefacts of this version: `python tests/artifacts/make.py`.
 
 They are made once for a version and then kept for ever: `test_artifacts.py`
-loads those of all versions.
+loads those of all versions. Make them with the oldest Keras that is supported:
+a newer one writes fields that an older one refuses.
 """
 
 import pathlib

@@ -234,8 +234,8 @@ def test_changed_kernels_are_refused_before_anything_is_assigned():
     layer = attention()
     weights = fairseq.state_dict(layer)
     layer.query.enable_lora(2)
-    before = [np.array(v.value) for v in layer.weights]
+    before = layer.get_weights()
     with pytest.raises(ValueError, match="LoRA.*q_proj.weight"):
         fairseq.load_weights(layer, {k: v + 1 for k, v in weights.items()})
-    for a, b in zip(before, layer.weights, strict=True):
-        np.testing.assert_array_equal(a, np.array(b.value))
+    for a, b in zip(before, layer.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)

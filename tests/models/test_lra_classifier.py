@@ -191,7 +191,9 @@ def test_a_fully_padded_row_is_finite(pooling):
 def with_mask(x, mask):
     from luna_tf.layers import _masks
 
-    return _masks.set_mask(tf.constant(x), tf.constant(mask))
+    # Keras 3.12 drops the mask of what it has to cast.
+    x = tf.constant(x, tf.float32)
+    return _masks.set_mask(x, tf.constant(mask))
 
 
 def test_pooling_values():
@@ -341,4 +343,4 @@ def test_dropout_seeds_are_not_negative():
     model = make(head_dropout=0.1, seed=0)
     seeds = [v for v in model.non_trainable_variables if "seed" in v.path]
     assert seeds
-    assert all(np.array(seed.value)[0] >= 0 for seed in seeds)
+    assert all(seed.numpy()[0] >= 0 for seed in seeds)

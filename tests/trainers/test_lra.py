@@ -269,7 +269,8 @@ class TestBadInput:
         assert "basic_train.tsv, line 2" in capsys.readouterr().err
 
     def test_generator_flags_with_released_files(self, tmp_path, capsys):
-        assert call(f"--data_dir={tmp_path}", "--min_length=5") == 2
+        places = f"--data_dir={tmp_path}", f"--model_dir={tmp_path / 'run'}"
+        assert call(*places, "--min_length=5") == 2
         assert "--min_length is not possible" in capsys.readouterr().err
 
 

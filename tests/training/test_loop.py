@@ -1,4 +1,3 @@
-import signal
 
 import keras
 import numpy as np
@@ -258,7 +257,7 @@ def test_a_loss_that_is_not_finite_stops_training_naming_the_step(
 def test_an_interrupt_ends_training_in_order():
     def on_log(log):
         if log.step == 4:
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt
 
     loop = make_loop()
     result = train(loop, make_examples(8), on_log=on_log)
@@ -272,7 +271,7 @@ def test_an_interrupt_ends_training_in_order():
 def test_an_interrupted_validation_leaves_no_trace_in_the_next():
     def gather(indices):
         if indices[0] > 0:
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt
         return examples.gather(indices)
 
     examples = make_examples(7)

@@ -5,7 +5,7 @@ from keras import ops
 
 from luna_tf.layers import _arguments, _masks
 from luna_tf.layers._dropout import draw, dropout
-from luna_tf.ops import packing
+from luna_tf.ops import packing, unused_zeros
 
 CONTRACTIONS = ("auto", "direct", "absorbed")
 
@@ -360,7 +360,7 @@ class LunaAttention(keras.layers.Layer):
         """
         if key_layer is value_layer or not self.use_bias:
             return x
-        return x + ops.cast(ops.where(False, key_layer.bias, 0), x.dtype)
+        return x + ops.cast(unused_zeros(key_layer.bias), x.dtype)
 
     def _drop(self, seed):
         if seed is None:

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from luna_tf.layers import _arguments, _masks
+from luna_tf.ops import unused_zeros
 
 POOLING = ("cls", "mean", "packed")
 
@@ -56,7 +57,7 @@ class LunaPooling(keras.layers.Layer):
             return self._mean(inputs)
         # The tokens of the last block are used by nobody then. This gives its
         # weights gradients of zero, and `fit` no warning.
-        unused = ops.where(False, inputs[:, 0], 0)
+        unused = unused_zeros(inputs[:, 0])
         return self._mean(packed) + ops.cast(unused, self.compute_dtype)
 
     def _mean(self, sequence):

@@ -6,6 +6,7 @@ from keras import ops
 from luna_tf.layers import _arguments, _masks
 from luna_tf.layers._dropout import draw, dropout
 from luna_tf.layers.luna_attention import LunaAttention
+from luna_tf.ops import unused_zeros
 
 
 @keras.saving.register_keras_serializable(package="luna_tf")
@@ -263,7 +264,7 @@ class LunaTransformerBlock(keras.layers.Layer):
             # Nobody reads the packed output of a model's last block. This
             # gives its layer norm gradients of zero, and `fit` no warning.
             norm = self.packed_layer_norm
-            unused = ops.where(False, norm.gamma + norm.beta, 0)
+            unused = unused_zeros(norm.gamma + norm.beta)
             x = x + ops.cast(unused, x.dtype)
         return x, p, *scores
 

@@ -10,6 +10,7 @@ from luna_tf.ops.packing import (
 )
 from luna_tf.ops.positions import sinusoidal_positions, token_positions
 from luna_tf.ops.softplus import softplus_base2
+from luna_tf.ops.unused import unused_zeros
 
 __all__ = [
     "choose_contraction",
@@ -21,4 +22,5 @@ __all__ = [
     "token_positions",
     "unpack_absorbed",
     "unpack_direct",
+    "unused_zeros",
 ]

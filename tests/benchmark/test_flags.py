@@ -1,9 +1,8 @@
 import dataclasses
 
 import pytest
-
-from trainers import benchmark
-from trainers.benchmark_flags import AttentionFlags
+from luna_tf.trainers import benchmark
+from luna_tf.trainers.benchmark_flags import AttentionFlags
 
 
 @pytest.mark.parametrize(

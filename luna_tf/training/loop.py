@@ -1,383 +1,511 @@
-"""The training loop of a classifier on one device.
+"""The steps of training and evaluation, right on any number of replicas.
 
-All that training changes lives in the model, the optimizer and the step
-counter; which examples a step sees follows from `(seed, step)` alone.
+What Keras' `fit` gets wrong under `tf.distribute` is done here by hand:
+gradients are dense, are summed over replicas before they are clipped, and are
+divided by the number of scored items of all replicas; every replica drops
+other entries; the last batch of an evaluation is filled with rows of weight 0.
+
+All that a training changes lives in the model's variables, the optimizer's and
+the step counter. Random numbers follow from `(seed, step, replica)` alone, so
+that these variables are all that a resumed run needs.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from .tasks import Batch, Scores, Task
 
-class NonFiniteLossError(ArithmeticError):
-    """The loss became infinite or NaN."""
+_SUM = tf.distribute.ReduceOp.SUM
+# Draws that one seed generator may make in one forward pass.
+_DRAWS = 2**10
+_SEED_PATH = "seed_generator_state"
 
 
 @dataclasses.dataclass(frozen=True)
-class Examples:
-    """An indexable set of examples.
+class Measurements:
+    """Sums over some steps and all replicas, and the state of the last step.
 
     Args:
-        size: number of examples, at least 1.
-        gather: maps int64 indices `(batch,)` to `(token_ids, labels)`,
-            int32 `(batch, length)` and `(batch,)`, always of the same length.
+        weight: scored items.
+        loss: mean over them.
+        metrics: name to mean over them.
+        tokens: input tokens that are not padding.
+        learning_rate: of the last training step.
+        gradient_norm: of the last training step, before clipping.
+        bad_step: first step whose loss or gradient was not finite, or None.
     """
 
-    size: int
-    gather: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingLog:
-    """Means over the steps since the last log; the rate leaves out compiling.
-
-    `learning_rate` is that of the last step made. `examples_per_second` is
-    None as long as nothing but the compiling step was timed.
-    """
-
-    step: int
-    epoch: float
+    weight: float
     loss: float
-    accuracy: float
+    metrics: dict[str, float]
+    tokens: float
     learning_rate: float
-    examples_per_second: float | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Result over a whole set; `predictions` are int32 `(num_examples,)`."""
-
-    loss: float
-    num_correct: int
-    num_examples: int
-    predictions: np.ndarray
-
-    @property
-    def accuracy(self) -> float:
-        return self.num_correct / self.num_examples
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingResult:
-    """What `Loop.train` leaves: the best weights, where, and how fast."""
-
-    step: int
-    interrupted: bool
-    examples_per_second: float | None
-    best_step: int | None
-    best_evaluation: Evaluation | None
-    best_weights: list[np.ndarray] | None
-
-
-@functools.lru_cache(maxsize=4)
-def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch)).permutation(size)
-
-
-def batch_indices(
-    step: int, size: int, batch_size: int, seed: int
-) -> np.ndarray:
-    """Which examples a training step sees, a pure function of its arguments.
-
-    Epochs follow each other without a gap, each in an order of its own: a
-    batch may hold the end of one and the start of the next, so that every
-    example comes exactly once per epoch and every batch is full.
-
-    Args:
-        step: number of the step, from 0.
-        size: number of examples.
-        batch_size: examples per step.
-        seed: seed of the order, not negative.
-
-    Returns:
-        int64 indices `(batch_size,)`.
-
-    Example:
-
-    >>> first = batch_indices(step=0, size=4, batch_size=4, seed=0)
-    >>> sorted(first.tolist())
-    [0, 1, 2, 3]
-    """
-    positions = step * batch_size + np.arange(batch_size)
-    epochs = positions // size
-    indices = np.empty(batch_size, np.int64)
-    for epoch in np.unique(epochs):
-        chosen = epochs == epoch
-        order = _permutation(size, seed, int(epoch))
-        indices[chosen] = order[positions[chosen] % size]
-    return indices
+    gradient_norm: float
+    bad_step: int | None
 
 
 class Loop:
-    """Trains and evaluates a classifier, one compiled step at a time.
+    """Runs a task's steps under a distribution strategy.
 
-    The loss is the mean cross-entropy of the batch in float32, plus what the
-    model's layers add as regularization.
+    Model and optimizer must have been made inside `strategy.scope()`. Clipping
+    is asked for as usual, by `clipnorm`, `global_clipnorm` or `clipvalue` of
+    the optimizer; here it acts on the gradient of the whole batch.
 
     Args:
-        model: maps int32 token ids `(batch, length)` to logits
-            `(batch, classes)`.
+        task: model and losses.
         optimizer: a Keras optimizer, not yet used elsewhere.
-        jit_compile: whether XLA compiles the steps.
+        strategy: where the replicas are; one device when None.
+        accumulation_steps: parts into which every replica divides its batch,
+            one after the other, to save memory. The result is the same.
+        jit_compile: whether XLA compiles the steps when there is one replica
+            on a CPU or GPU. Several replicas are never compiled by
+            `jit_compile`: a TPUStrategy compiles by itself, the others cannot.
+
+    Attributes:
+        run_steps: `(iterator, steps)` makes that many training steps without
+            coming back to Python in between; the iterator yields one batch
+            per replica, `steps` is a scalar int64.
+        evaluate_step: `(iterator)` scores one global batch and returns the
+            predictions of all replicas, rows in order.
+        step: steps done, int64 variable.
+
+    Raises:
+        ValueError: an argument is out of range or does not fit the others.
 
     Example:
 
     ```python
-    loop = Loop(model, keras.optimizers.AdamW(1e-3))
-    result = loop.train(train, batch_size=64, train_steps=1000,
-                        validation=validation, eval_every=100)
-    model.set_weights(result.best_weights)
-    print(loop.evaluate(test, batch_size=64).accuracy)
+    strategy = tf.distribute.MirroredStrategy()
+    with strategy.scope():
+        model = make_model()
+        optimizer = keras.optimizers.AdamW(1e-3, global_clipnorm=1.0)
+    loop = Loop(Classification(model), optimizer, strategy)
+    loop.build(batch_of_one_replica)
+    loop.run_steps(iter(distributed_dataset), 100)
+    print(loop.take_measurements().loss)
     ```
     """
 
     def __init__(
         self,
-        model: keras.Model,
+        task: Task,
         optimizer: keras.optimizers.Optimizer,
+        strategy: tf.distribute.Strategy | None = None,
+        accumulation_steps: int = 1,
         jit_compile: bool = True,
     ) -> None:
-        self.model = model
+        if accumulation_steps < 1:
+            raise ValueError(
+                "accumulation_steps must be at least 1. "
+                f"Received: {accumulation_steps}"
+            )
+        if optimizer.gradient_accumulation_steps:
+            raise ValueError(
+                "give accumulation_steps to the loop, not "
+                "gradient_accumulation_steps to the optimizer, which counts "
+                "every part as a step and cannot run on several replicas."
+            )
+        self.task = task
+        self.model = task.model
         self.optimizer = optimizer
-        self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
-        # Running sums stay on the device; the host reads them only at a log.
-        self._loss_sum = tf.Variable(0.0, trainable=False)
-        self._correct = tf.Variable(0.0, trainable=False)
-        self._count = tf.Variable(0.0, trainable=False)
-        self._learning_rate = tf.Variable(0.0, trainable=False)
-        self._bad_step = tf.Variable(-1, dtype=tf.int64, trainable=False)
-        compiled = functools.partial(tf.function, jit_compile=jit_compile)
-        self._train_step = compiled(self._train_step_body)
-        self._evaluation_step = compiled(self._evaluation_step_body)
-
-    def _train_step_body(self, token_ids: tf.Tensor, labels: tf.Tensor) -> None:
-        variables = self.model.trainable_variables
-        with tf.GradientTape() as tape:
-            logits = tf.cast(self.model(token_ids, training=True), tf.float32)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
-                labels, logits
-            )
-            mean_loss = tf.reduce_mean(losses)
-            objective = tf.add_n([mean_loss, *self.model.losses])
-            scaled = self.optimizer.scale_loss(objective)
-        pairs = [
-            # Keras' optimizers square the pieces of a sparse gradient one by
-            # one, so repeated tokens would get a wrong second moment.
-            (tf.convert_to_tensor(gradient), variable)
-            for gradient, variable in zip(
-                tape.gradient(scaled, variables), variables, strict=True
-            )
-            # A weight that the loss does not reach is no mistake of the
-            # user's here, and Keras would warn at every trace.
-            if gradient is not None
-        ]
-        self._learning_rate.assign(
-            tf.cast(self.optimizer.learning_rate, tf.float32)
+        self.strategy: Any = strategy or tf.distribute.get_strategy()
+        self.accumulation_steps = accumulation_steps
+        self.num_replicas = self.strategy.num_replicas_in_sync
+        on_tpu = isinstance(self.strategy, tf.distribute.TPUStrategy)
+        self.jit_compile = jit_compile and self.num_replicas == 1 and not on_tpu
+        # Float16 scales the loss: an overflow is then part of the method, and
+        # the inner optimizer clips after it has removed the scale.
+        self._scales_loss = isinstance(
+            optimizer, keras.optimizers.LossScaleOptimizer
         )
-        self.optimizer.apply([g for g, _ in pairs], [v for _, v in pairs])
-        self._add(losses, logits, labels, tf.ones_like(losses))
-        failed = tf.logical_not(tf.math.is_finite(mean_loss))
-        first = tf.logical_and(failed, self._bad_step < 0)
+        inner = optimizer.inner_optimizer if self._scales_loss else optimizer
+        _leave_to_loop(inner, "_all_reduce_sum_gradients", list)
+        if not self._scales_loss:
+            _leave_to_loop(inner, "_clip_gradients", list)
+        self._shapes: dict[str, tf.TensorShape] = {}
+        with self.strategy.scope():
+            self.step = self._counter(0, tf.int64)
+            self._sums = self._counter([0.0] * (3 + len(task.metrics)))
+            self._learning_rate = self._counter(0.0)
+            self._gradient_norm = self._counter(0.0)
+            self._bad_step = self._counter(-1, tf.int64)
+        compiled = functools.partial(
+            tf.function, jit_compile=True, autograph=False
+        )
+        prepared = compiled if self.jit_compile else lambda body: body
+        # One function each for every loop: as decorators all loops of a process
+        # would share their traces.
+        self.run_steps = tf.function(self._run_steps, autograph=False)
+        self.evaluate_step = tf.function(self._evaluate_step, autograph=False)
+        self._train_body = prepared(self.train_replica)
+        self._evaluation_body = prepared(self.evaluate_replica)
+
+    @staticmethod
+    def _counter(value: Any, dtype: Any = tf.float32) -> tf.Variable:
+        # Without aggregation every replica updates its own copy. All write
+        # the same number, so no communication is needed to keep them equal.
+        return tf.Variable(
+            value,
+            dtype=dtype,
+            trainable=False,
+            aggregation=tf.VariableAggregation.NONE,
+        )
+
+    def build(self, batch: Batch) -> None:
+        """Creates all variables, which no compiled step may do.
+
+        Args:
+            batch: any batch of one replica; only its shapes matter.
+        """
+        self._shapes = {name: t.shape for name, t in batch.items()}
+        with self.strategy.scope():
+            if not self.model.built:
+                self.task(batch, training=False)
+            if not self.optimizer.built:
+                self.optimizer.build(self.model.trainable_variables)
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """All variables that steps read or write."""
+        layers = [*self.model.variables, *self.optimizer.variables]
+        own = (
+            self.step,
+            self._sums,
+            self._learning_rate,
+            self._gradient_norm,
+            self._bad_step,
+        )
+        # A sublayer shared by two layers is listed twice.
+        unique = {id(v): v.value for v in layers}
+        return [*unique.values(), *own]
+
+    # ------------------------------------------------------------- training
+
+    def _run_steps(self, iterator: Any, steps: tf.Tensor) -> None:
+        def body(made: tf.Tensor) -> tuple[tf.Tensor]:
+            self.strategy.run(self._train_body, args=(next(iterator),))
+            return (made + 1,)
+
+        tf.while_loop(
+            lambda made: made < steps,
+            body,
+            (tf.zeros_like(steps),),
+            parallel_iterations=1,
+        )
+
+    def train_replica(self, batch: Batch) -> None:
+        """One replica's part of a training step, to be run by a strategy."""
+        self._restore_shapes(batch)
+        trainable = self.model.trainable_variables
+        values = [tf.convert_to_tensor(v.value) for v in trainable]
+        gradients, sums, static_weight, state = self._accumulated(values, batch)
+        reached = [i for i, g in enumerate(gradients) if g is not None]
+        tensors: Any = [*(gradients[i] for i in reached), sums]
+        if self.num_replicas > 1:
+            context = tf.distribute.get_replica_context()
+            tensors = context.all_reduce(_SUM, tensors)
+        *tensors, sums = tensors
+        # The local objective was divided by the number of all items that the
+        # shapes hold; this turns it into the number of those that count. It
+        # is exactly 1 when all do.
+        scale = tf.math.divide_no_nan(float(static_weight), sums[1])
+        tensors = [gradient * scale for gradient in tensors]
+        norm = self._global_norm(tensors)
+        learning_rate = tf.cast(self.optimizer.learning_rate, tf.float32)
+        self._apply(tensors, [trainable[i] for i in reached], norm)
+        for variable, value in state:
+            variable.assign(value)
+        self._learning_rate.assign(learning_rate)
+        self._gradient_norm.assign(norm)
+        self._sums.assign_add(sums)
+        failed = tf.logical_not(tf.math.is_finite(sums[0]))
+        if not self._scales_loss:
+            failed = failed | tf.logical_not(tf.math.is_finite(norm))
+        first = failed & (self._bad_step < 0)
         self._bad_step.assign(tf.where(first, self.step, self._bad_step))
         self.step.assign_add(1)
 
-    def _evaluation_step_body(
-        self, token_ids: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor
-    ) -> tf.Tensor:
-        logits = tf.cast(self.model(token_ids, training=False), tf.float32)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-        return self._add(losses, logits, labels, weights)
+    def _restore_shapes(self, batch: Batch) -> None:
+        """Tells TensorFlow the shapes that several workers' input forgets."""
+        for name, tensor in batch.items():
+            if name in self._shapes:
+                tensor.set_shape(self._shapes[name])
 
-    def _add(
+    def _accumulated(
+        self, values: Sequence[tf.Tensor], batch: Batch
+    ) -> tuple[
+        list[tf.Tensor | None],
+        tf.Tensor,
+        int,
+        list[tuple[keras.Variable, tf.Tensor]],
+    ]:
+        """Gradients and sums of all parts of this replica's batch."""
+        others = self._other_state()
+        state = [tf.convert_to_tensor(v.value) for v in others]
+        parts = self.accumulation_steps
+        if parts == 1:
+            gradients, sums, weight, state = self._part(
+                values, others, state, batch, 0
+            )
+            return (
+                gradients,
+                sums,
+                weight,
+                list(zip(others, state, strict=True)),
+            )
+        divided = {
+            name: tf.reshape(t, [parts, _divide(name, t, parts), *t.shape[1:]])
+            for name, t in batch.items()
+        }
+        reached: list[bool] = []
+        weights: list[int] = []
+
+        def body(
+            index: tf.Tensor,
+            totals: list[tf.Tensor],
+            sums: tf.Tensor,
+            state: list[tf.Tensor],
+        ) -> tuple:
+            part = {name: t[index] for name, t in divided.items()}
+            gradients, added, weight, state = self._part(
+                values, others, state, part, index
+            )
+            reached[:] = [g is not None for g in gradients]
+            weights[:] = [weight]
+            totals = [
+                total if gradient is None else total + gradient
+                for total, gradient in zip(totals, gradients, strict=True)
+            ]
+            return index + 1, totals, sums + added, state
+
+        # All variables are read outside: a TPU program with resources inside
+        # of loops is slower, and cannot be taken apart by our tests.
+        _, totals, sums, state = tf.while_loop(
+            lambda index, *_: index < parts,
+            body,
+            (
+                tf.constant(0),
+                [tf.zeros_like(value) for value in values],
+                tf.zeros_like(self._sums),
+                state,
+            ),
+            maximum_iterations=parts,
+            parallel_iterations=1,
+        )
+        gradients = [
+            t if r else None for t, r in zip(totals, reached, strict=True)
+        ]
+        return (
+            gradients,
+            sums,
+            weights[0],
+            list(zip(others, state, strict=True)),
+        )
+
+    def _part(
         self,
-        losses: tf.Tensor,
-        logits: tf.Tensor,
-        labels: tf.Tensor,
-        weights: tf.Tensor,
-    ) -> tf.Tensor:
-        predictions = tf.argmax(logits, axis=-1, output_type=labels.dtype)
-        correct = tf.cast(tf.equal(predictions, labels), tf.float32)
-        self._loss_sum.assign_add(tf.reduce_sum(losses * weights))
-        self._correct.assign_add(tf.reduce_sum(correct * weights))
-        self._count.assign_add(tf.reduce_sum(weights))
+        values: Sequence[tf.Tensor],
+        others: Sequence[keras.Variable],
+        state: Sequence[tf.Tensor],
+        batch: Batch,
+        part: tf.Tensor | int,
+    ) -> tuple[list[tf.Tensor | None], tf.Tensor, int, list[tf.Tensor]]:
+        """Gradients of one part of a batch, nothing written to variables."""
+        mapping = [
+            *zip(self.model.trainable_variables, values, strict=True),
+            *zip(others, state, strict=True),
+            *self._seeds(part),
+        ]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            with keras.StatelessScope(
+                state_mapping=mapping, collect_losses=True
+            ) as scope:
+                scores = self.task(batch, training=True)
+                penalties = self.model.losses
+            sums = self._summed(scores)
+            objective = sums[0]
+            if penalties:
+                # Every scored item brings the penalty along, so that the
+                # division by their number leaves it once.
+                objective += sums[1] * tf.cast(tf.add_n(penalties), tf.float32)
+            static_weight = (
+                scores.losses.shape.num_elements()
+                * self.accumulation_steps
+                * self.num_replicas
+            )
+            objective = self.optimizer.scale_loss(objective / static_weight)
+        gradients = [
+            # Keras' optimizers square the pieces of a sparse gradient one by
+            # one, so repeated tokens would get a wrong second moment.
+            None if g is None else tf.convert_to_tensor(g)
+            for g in tape.gradient(objective, values)
+        ]
+        new_state = [
+            tf.convert_to_tensor(_current(scope, v, old))
+            for v, old in zip(others, state, strict=True)
+        ]
+        return gradients, sums, static_weight, new_state
+
+    def _summed(self, scores: Scores) -> tf.Tensor:
+        """Loss, weight, tokens and metrics of a batch as one vector."""
+        weighted = [scores.losses, *map(scores.metrics.get, self.task.metrics)]
+        loss, *metrics = (tf.reduce_sum(v * scores.weights) for v in weighted)
+        weight = tf.reduce_sum(scores.weights)
+        return tf.stack([loss, weight, scores.tokens, *metrics])
+
+    def _seed_variables(self) -> list[keras.Variable]:
+        return [
+            v
+            for v in self.model.non_trainable_variables
+            if v.path.endswith(_SEED_PATH)
+        ]
+
+    def _other_state(self) -> list[keras.Variable]:
+        """What a forward pass changes besides seeds: moving averages."""
+        return [
+            v
+            for v in self.model.non_trainable_variables
+            if not v.path.endswith(_SEED_PATH)
+        ]
+
+    def _seeds(
+        self, part: tf.Tensor | int
+    ) -> list[tuple[keras.Variable, tf.Tensor]]:
+        """Seeds of this step, replica and part for every generator.
+
+        The variables are left alone. With Keras' own counting all replicas
+        would drop the same entries, and a checkpoint would have to hold it.
+        """
+        context = tf.distribute.get_replica_context()
+        replica = tf.cast(context.replica_id_in_sync_group, tf.int64)
+        count = self.step * self.accumulation_steps + tf.cast(part, tf.int64)
+        low = count % (2**31 // _DRAWS) * _DRAWS
+        high = count // (2**31 // _DRAWS)
+        pairs = []
+        for variable in self._seed_variables():
+            seed = tf.convert_to_tensor(variable.value)
+            base = tf.cast(seed, tf.int64)
+            # Both words stay below 2^31: XLA keeps 32 bits of each.
+            words = [
+                (base[0] + replica * 1_000_003 + high * 7_919) % 2**31,
+                (base[1] + low) % 2**31,
+            ]
+            pairs.append((variable, tf.cast(tf.stack(words), seed.dtype)))
+        return pairs
+
+    def _global_norm(self, gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+        norm = tf.linalg.global_norm(
+            [tf.cast(gradient, tf.float32) for gradient in gradients]
+        )
+        return norm / tf.cast(self.optimizer.scale_loss(1.0), tf.float32)
+
+    def _apply(
+        self,
+        gradients: list[tf.Tensor],
+        variables: list[keras.Variable],
+        norm: tf.Tensor,
+    ) -> None:
+        optimizer = self.optimizer
+        if self._scales_loss:
+            # Gradients still carry the loss scale: the inner optimizer clips
+            # after it was removed.
+            optimizer.apply(gradients, variables)
+            return
+        if optimizer.clipnorm:
+            gradients = [
+                tf.clip_by_norm(g, optimizer.clipnorm) for g in gradients
+            ]
+        if optimizer.global_clipnorm:
+            gradients, _ = tf.clip_by_global_norm(
+                gradients, optimizer.global_clipnorm, use_norm=norm
+            )
+        if optimizer.clipvalue:
+            limit = optimizer.clipvalue
+            gradients = [tf.clip_by_value(g, -limit, limit) for g in gradients]
+        optimizer.apply(gradients, variables)
+
+    # ----------------------------------------------------------- evaluation
+
+    def _evaluate_step(self, iterator: Any) -> tf.Tensor:
+        results = self.strategy.run(
+            self._evaluation_body, args=(next(iterator),)
+        )
+        return self.strategy.experimental_local_results(results)[0]
+
+    def evaluate_replica(self, batch: Batch) -> tf.Tensor:
+        """One replica's part of an evaluation step."""
+        self._restore_shapes(batch)
+        scores = self.task(batch, training=False)
+        sums, predictions = self._summed(scores), scores.predictions
+        if self.num_replicas > 1:
+            context = tf.distribute.get_replica_context()
+            sums = context.all_reduce(_SUM, sums)
+            predictions = context.all_gather(predictions, axis=0)
+        self._sums.assign_add(sums)
         return predictions
 
-    def _take_sums(self) -> tuple[float, int, int]:
-        """Waits for the device; returns loss sum, correct, count; clears."""
-        sums = (self._loss_sum, self._correct, self._count)
-        loss, correct, count = (float(s.numpy()) for s in sums)
-        for s in sums:
-            s.assign(0.0)
-        return loss, round(correct), round(count)
+    # --------------------------------------------------------------- reading
 
-    def _prepare(self, token_ids: np.ndarray) -> None:
-        """Creates all variables, which a compiled step must not do."""
-        if not self.model.built:
-            self.model(token_ids[:1], training=False)
-        if not self.optimizer.built:
-            self.optimizer.build(self.model.trainable_variables)
-
-    def evaluate(self, examples: Examples, batch_size: int) -> Evaluation:
-        """Scores every example exactly once.
-
-        The last batch is filled up to `batch_size` with copies of weight
-        zero, so that one compiled step serves for all.
-
-        Args:
-            examples: what to score.
-            batch_size: examples per step.
-
-        Returns:
-            An `Evaluation`.
-        """
-        predictions = []
-        for start in range(0, examples.size, batch_size):
-            wanted = np.arange(start, start + batch_size)
-            weights = (wanted < examples.size).astype(np.float32)
-            indices = np.minimum(wanted, examples.size - 1)
-            token_ids, labels = _as_int32(examples.gather(indices))
-            if start == 0:
-                self._prepare(token_ids)
-            predictions.append(
-                self._evaluation_step(token_ids, labels, weights)
-            )
-        loss, correct, count = self._take_sums()
-        joined = np.concatenate([p.numpy() for p in predictions])
-        return Evaluation(loss / count, correct, count, joined[:count])
-
-    def train(
-        self,
-        examples: Examples,
-        *,
-        batch_size: int,
-        train_steps: int,
-        validation: Examples,
-        eval_every: int,
-        seed: int = 0,
-        steps_per_loop: int = 50,
-        on_log: Callable[[TrainingLog], Any] | None = None,
-        on_evaluation: Callable[[int, Evaluation, bool], Any] | None = None,
-    ) -> TrainingResult:
-        """Trains up to a step, keeping the weights that validate best.
-
-        The best has the highest validation accuracy, among equals the lowest
-        loss. An interrupt (Ctrl-C) ends training early but in order.
-
-        Args:
-            examples: what to train on.
-            batch_size: examples per step, also in validation.
-            train_steps: step at which to stop.
-            validation: what to choose the best weights by.
-            eval_every: steps between two validations; one more at the end.
-            seed: seed of the data order.
-            steps_per_loop: steps between two logs, which wait for the device.
-            on_log: called with every `TrainingLog`.
-            on_evaluation: called with the step, the `Evaluation` and whether
-                it is the best so far, while the model holds those weights.
-
-        Returns:
-            A `TrainingResult`; the model keeps the last weights.
-
-        Raises:
-            NonFiniteLossError: at the first log after the loss was not
-                finite, naming the step.
-        """
-        step = int(self.step.numpy())
-        best: tuple[int, Evaluation, list[np.ndarray]] | None = None
-        timed_examples, seconds = 0, 0.0
-        first, interrupted = True, False
-        try:
-            while step < train_steps:
-                stop = min(
-                    train_steps,
-                    _next_multiple(step, steps_per_loop),
-                    _next_multiple(step, eval_every),
-                )
-                started, timed = time.perf_counter(), stop - step
-                while step < stop:
-                    self._train_one(examples, step, batch_size, seed)
-                    step += 1
-                    if first:  # compiles, which is no part of the rate
-                        self._count.numpy()
-                        started, timed = time.perf_counter(), timed - 1
-                        first = False
-                log = self._log(step * batch_size / examples.size)
-                elapsed = time.perf_counter() - started
-                if timed:
-                    timed_examples += timed * batch_size
-                    seconds += elapsed
-                    log = dataclasses.replace(
-                        log, examples_per_second=timed * batch_size / elapsed
-                    )
-                if on_log:
-                    on_log(log)
-                if step % eval_every == 0 or step == train_steps:
-                    now = self.evaluate(validation, batch_size)
-                    is_best = best is None or _rank(now) > _rank(best[1])
-                    if is_best:
-                        best = (step, now, self.model.get_weights())
-                    if on_evaluation:
-                        on_evaluation(step, now, is_best)
-        except KeyboardInterrupt:
-            interrupted = True
-            self._take_sums()  # of a validation cut short
-            step = int(self.step.numpy())
-        best_step, best_evaluation, best_weights = best or (None, None, None)
-        return TrainingResult(
-            step=step,
-            interrupted=interrupted,
-            examples_per_second=timed_examples / seconds if seconds else None,
-            best_step=best_step,
-            best_evaluation=best_evaluation,
-            best_weights=best_weights,
-        )
-
-    def _train_one(
-        self, examples: Examples, step: int, batch_size: int, seed: int
-    ) -> None:
-        indices = batch_indices(step, examples.size, batch_size, seed)
-        token_ids, labels = _as_int32(examples.gather(indices))
-        if not (self.model.built and self.optimizer.built):
-            self._prepare(token_ids)
-        self._train_step(token_ids, labels)
-
-    def _log(self, epoch: float) -> TrainingLog:
-        loss, correct, count = self._take_sums()
-        bad_step = int(self._bad_step.numpy())
-        if bad_step >= 0:
-            raise NonFiniteLossError(
-                f"the loss was not finite at step {bad_step + 1}. A lower "
-                "learning rate, a longer warm-up, gradient clipping or "
-                "float32 in place of mixed precision may help."
-            )
-        return TrainingLog(
-            step=int(self.step.numpy()),
-            epoch=epoch,
-            loss=loss / count,
-            accuracy=correct / count,
-            learning_rate=float(self._learning_rate.numpy()),
-            examples_per_second=None,
+    def take_measurements(self) -> Measurements:
+        """Waits for the devices; returns the sums so far and clears them."""
+        values = _read(self._sums)
+        self._sums.assign(np.zeros_like(values))
+        loss, weight, tokens, *metrics = (float(v) for v in values)
+        share = weight or 1.0
+        bad_step = int(_read(self._bad_step))
+        return Measurements(
+            weight=weight,
+            loss=loss / share,
+            metrics={
+                name: value / share
+                for name, value in zip(self.task.metrics, metrics, strict=True)
+            },
+            tokens=tokens,
+            learning_rate=float(_read(self._learning_rate)),
+            gradient_norm=float(_read(self._gradient_norm)),
+            bad_step=None if bad_step < 0 else bad_step,
         )
 
 
-def _next_multiple(step: int, interval: int) -> int:
-    return (step // interval + 1) * interval
+def _read(variable: tf.Variable) -> np.ndarray:
+    return variable.read_value().numpy()
 
 
-def _rank(evaluation: Evaluation) -> tuple[int, float]:
-    return evaluation.num_correct, -evaluation.loss
+def _divide(name: str, tensor: tf.Tensor, parts: int) -> int:
+    rows = tensor.shape[0]
+    if rows is None or rows % parts:
+        raise ValueError(
+            f"accumulation_steps={parts} must divide the rows per replica. "
+            f"Received: {rows} rows of {name!r}"
+        )
+    return rows // parts
 
 
-def _as_int32(
-    batch: tuple[np.ndarray, np.ndarray],
-) -> tuple[np.ndarray, np.ndarray]:
-    token_ids, labels = batch
-    return np.asarray(token_ids, np.int32), np.asarray(labels, np.int32)
+def _current(
+    scope: keras.StatelessScope, variable: keras.Variable, old: tf.Tensor
+) -> tf.Tensor:
+    value = scope.get_current_value(variable)
+    return old if value is None else value
+
+
+def _leave_to_loop(
+    optimizer: keras.optimizers.Optimizer, hook: str, result: Any
+) -> None:
+    """Switches off a stage of a Keras optimizer that the loop does itself."""
+    # Keras has no public switch for them. `__dict__` is where an instance's
+    # own attribute hides the method of its class, past Keras' tracking.
+    if not callable(getattr(optimizer, hook, None)):
+        raise TypeError(
+            "optimizer must be a Keras optimizer of the TensorFlow backend "
+            f"with a method {hook}. Received: {optimizer!r}"
+        )
+    optimizer.__dict__[hook] = result

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TextIO
 
 import tensorflow as tf
+
+from . import files
 
 
 def format_duration(seconds: float) -> str:
@@ -136,7 +138,7 @@ class RunLog:
 
     Args:
         folder: gets `history.csv` and `tensorboard/train` and
-            `tensorboard/validation`.
+            `tensorboard/validation`; any path that `tf.io.gfile` knows.
 
     Example:
 
@@ -148,7 +150,7 @@ class RunLog:
     """
 
     def __init__(self, folder: str | os.PathLike) -> None:
-        self._folder = Path(folder)
+        self._folder = os.fspath(folder)
         self._rows: dict[int, dict[str, float]] = {}
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
 
@@ -168,13 +170,41 @@ class RunLog:
         """
         row = self._rows.setdefault(step, {})
         row.update({f"{split}_{name}": v for name, v in values.items()})
-        if split not in self._writers:
-            self._writers[split] = tf.summary.create_file_writer(
-                str(self._folder / "tensorboard" / split)
-            )
-        with self._writers[split].as_default(step=step):
+        with self._writer(split).as_default(step=step):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
+
+    def _writer(self, split: str) -> tf.summary.SummaryWriter:
+        if split not in self._writers:
+            self._writers[split] = tf.summary.create_file_writer(
+                files.join(self._folder, "tensorboard", split)
+            )
+        return self._writers[split]
+
+    def resume(self, step: int) -> None:
+        """Takes over the table of an interrupted run, up to a step.
+
+        Args:
+            step: step that the run goes on from; later rows are left out, as
+                they will be measured again.
+        """
+        path = files.join(self._folder, "history.csv")
+        if not files.exists(path):
+            return
+        for row in csv.DictReader(io.StringIO(files.read_text(path))):
+            done = int(row.pop("step"))
+            if done <= step:
+                self._rows[done] = {k: float(v) for k, v in row.items() if v}
+
+    def note(self, name: str, text: str) -> None:
+        """Shows a text, in Markdown, in TensorBoard.
+
+        Args:
+            name: its title.
+            text: for a listing, indented by four.
+        """
+        with self._writer("train").as_default(step=0):
+            tf.summary.text(name, text)
 
     def history(self) -> dict[str, list[float]]:
         """The table by columns: `step` and the rest, NaN where empty."""
@@ -190,14 +220,14 @@ class RunLog:
         """Writes `history.csv` anew and flushes the events."""
         columns = self.history()
         columns["step"] = [int(step) for step in columns["step"]]
-        # A half-written table must never replace a whole one.
-        unfinished = self._folder / "history.csv.tmp"
-        with open(unfinished, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(columns)
-            for row in zip(*columns.values(), strict=True):
-                writer.writerow(["" if math.isnan(v) else v for v in row])
-        unfinished.replace(self._folder / "history.csv")
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        for row in zip(*columns.values(), strict=True):
+            writer.writerow(["" if math.isnan(v) else v for v in row])
+        files.write_text(
+            files.join(self._folder, "history.csv"), text.getvalue()
+        )
         for events in self._writers.values():
             events.flush()
 

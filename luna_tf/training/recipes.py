@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import yaml
 from absl import flags
 
+from . import files
+
 if TYPE_CHECKING:  # Python 3.10 keeps it elsewhere
     from importlib.resources.abc import Traversable
 
@@ -261,18 +263,25 @@ def read_yaml(name_or_path: str, folder: Traversable) -> dict[str, Any]:
         RecipeError: when the file is not there or is no flat mapping.
     """
     is_path = "/" in name_or_path or name_or_path.endswith((".yaml", ".yml"))
-    file = Path(name_or_path) if is_path else folder / f"{name_or_path}.yaml"
-    if not file.is_file():
+    text = None
+    if "://" in name_or_path:
+        if files.exists(name_or_path):
+            text = files.read_text(name_or_path)
+    else:
+        file = (
+            Path(name_or_path) if is_path else folder / f"{name_or_path}.yaml"
+        )
+        if file.is_file():
+            text = file.read_bytes().decode("utf-8", errors="replace")
+    if text is None:
         known = names(folder)
         raise RecipeError(
             f"no recipe {name_or_path!r}. Allowed: {', '.join(known)}, or "
             f"the path of a YAML file.{closest(name_or_path, known)}"
         )
     try:
-        values = yaml.load(
-            file.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader
-        )
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.YAMLError as error:
         raise RecipeError(f"{name_or_path}: not readable: {error}") from None
     if not isinstance(values, dict):
         raise RecipeError(
@@ -288,6 +297,34 @@ def grouped(schema: type) -> dict[str, list[dataclasses.Field]]:
     for field in dataclasses.fields(schema):
         groups.setdefault(field.metadata["group"], []).append(field)
     return groups
+
+
+def differences(before: Mapping[str, Any], recipe: Any) -> dict[str, tuple]:
+    """Where a recipe differs from the loose values of an earlier run.
+
+    Args:
+        before: what `read_yaml` gave; fields that the schema got later count
+            as their default.
+        recipe: instance of a schema.
+
+    Returns:
+        Field name to `(before, now)`.
+    """
+    found = {}
+    for field in dataclasses.fields(recipe):
+        old = before.get(field.name, field.default)
+        if old is not dataclasses.MISSING:
+            try:
+                old = convert(type(recipe), field, old)
+            except ValueError:
+                pass  # no longer allowed, hence different
+        now = getattr(recipe, field.name)
+        if old != now:
+            found[field.name] = (
+                None if old is dataclasses.MISSING else old,
+                now,
+            )
+    return found
 
 
 def to_yaml(recipe: Any) -> str:

@@ -1,0 +1,107 @@
+"""Files of a run, local or remote (gs://), by TensorFlow's file systems.
+
+What is written appears whole or not at all: first under another name, then
+renamed.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+
+def _gfile() -> Any:
+    # Takes seconds, which a program's --help should not wait for.
+    import tensorflow as tf
+
+    return tf.io.gfile
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path names its file system, as `gs://bucket/run` does."""
+    return "://" in str(path)
+
+
+def join(folder: str, *names: str) -> str:
+    """Appends names to a folder by `/`, which all file systems understand."""
+    return "/".join([str(folder).rstrip("/"), *names])
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file or folder."""
+    return _gfile().exists(path)
+
+
+def read_text(path: str) -> str:
+    """Reads a file as UTF-8."""
+    with _gfile().GFile(path, "rb") as file:
+        return file.read().decode("utf-8")
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a file as UTF-8; a kill leaves the old one or the new one."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """Writes a file; a kill leaves the old one or the new one."""
+    unfinished = f"{path}.unfinished"
+    with _gfile().GFile(unfinished, "wb") as file:
+        file.write(content)
+    _gfile().rename(unfinished, path, overwrite=True)
+
+
+def write_by(path: str, write: Callable[[str], None]) -> None:
+    """Writes a file by a function that knows local files only.
+
+    Args:
+        path: the file; a kill leaves the old one or the new one.
+        write: given the path of a local file with the same ending, writes it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        local = os.path.join(folder, os.path.basename(path))
+        write(local)
+        unfinished = f"{path}.unfinished"
+        _gfile().copy(local, unfinished, overwrite=True)
+    _gfile().rename(unfinished, path, overwrite=True)
+
+
+def read_by(path: str, read: Callable[[str], None]) -> None:
+    """Reads a file by a function that knows local files only."""
+    if not is_remote(path):
+        read(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        local = os.path.join(folder, os.path.basename(path))
+        _gfile().copy(path, local)
+        read(local)
+
+
+def remove(path: str) -> None:
+    """Removes a file or a folder with all in it, if there is one."""
+    if not exists(path):
+        return
+    if _gfile().isdir(path):
+        _gfile().rmtree(path)
+    else:
+        _gfile().remove(path)
+
+
+def prepare_folder(folder: str) -> None:
+    """Makes a folder and proves that files can be written to it.
+
+    Raises:
+        OSError: they cannot: a read-only or full disk, a missing bucket, a
+            file in the way.
+    """
+    import tensorflow as tf
+
+    probe = join(folder, ".writable")
+    try:
+        _gfile().makedirs(folder)
+        write_bytes(probe, b"1")
+        _gfile().remove(probe)
+    except tf.errors.OpError as error:
+        raise OSError(error.message) from error

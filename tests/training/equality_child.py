@@ -1,0 +1,120 @@
+"""Trains both subjects on the devices of a command line; writes the result.
+
+Usage: python equality_child.py OUT.npz one|mirrored:N|workers
+"""
+
+import sys
+
+import keras
+import numpy as np
+import subjects
+import tensorflow as tf
+
+from luna_tf.training.strategy import choose_strategy
+from luna_tf.training.trainer import Trainer
+
+# Grappler takes a third of the time here and has nothing to win.
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+BATCH, STEPS = 8, 5
+
+
+def choose(where):
+    if where == "one":
+        return choose_strategy("one_device")
+    if where == "workers":
+        return choose_strategy("multi_worker_mirrored")
+    return choose_strategy("mirrored", logical_cpus=int(where.split(":")[1]))
+
+
+def as_keras_does(strategy):
+    """What the loop puts right, left as it is: two steps with AdamW."""
+    loop = subjects.make_loop("lra", "adamw", strategy)
+    with strategy.scope():
+        optimizer = subjects.make_optimizer("adamw")
+        optimizer.build(loop.model.trainable_variables)
+    variables = loop.model.trainable_variables
+    iterator = Trainer(loop, BATCH).training_iterator(
+        subjects.lra_source(), 0, 2
+    )
+
+    def step(batch):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(loop.task(batch, training=True).losses)
+            loss /= BATCH
+        optimizer.apply(tape.gradient(loss, variables), variables)
+
+    for _ in range(2):
+        tf.function(lambda batch: strategy.run(step, (batch,)))(next(iterator))
+    return {f"keras/{v.path}": v.numpy() for v in variables}
+
+
+def losses_with_dropout(strategy):
+    """Losses of the same rows on every replica, while entries are dropped."""
+    loop = subjects.make_loop("lra", "sgd", strategy, dropout=0.5)
+    batch = {
+        **subjects.lra_source().gather(tf.range(4, dtype=tf.int64)),
+        "example_weights": tf.ones(4),
+    }
+
+    def losses():
+        with keras.StatelessScope(state_mapping=loop._seeds(0)):
+            return loop.task(batch, training=True).losses
+
+    results = tf.function(lambda: strategy.run(losses))()
+    return np.stack(strategy.experimental_local_results(results))
+
+
+def main(path, where):
+    placement = choose(where)
+    results = {}
+    small = placement.num_replicas < 8
+    for subject, (_, make_source) in subjects.SUBJECTS.items():
+        for optimizer in ("sgd", "adamw"):
+            # Gradient accumulation once: it costs another tracing.
+            accumulated = (subject, optimizer) == ("masked", "adamw")
+            for parts in (1, 2) if accumulated and small else (1,):
+                loop = subjects.make_loop(
+                    subject,
+                    optimizer,
+                    placement.strategy,
+                    accumulation_steps=parts,
+                    jit_compile=False,
+                )
+                trainer = Trainer(
+                    loop, BATCH, num_workers=placement.num_workers
+                )
+                source = make_source()
+                trainer._build(source)
+                iterator = trainer.training_iterator(source, 0, STEPS)
+                key = f"{subject}/{optimizer}/{parts}"
+                losses, norms = [], []
+                for step in range(STEPS):
+                    if step == 2 and key == "lra/adamw/1":
+                        for v in loop.model.trainable_variables:
+                            results[f"two/{v.path}"] = v.numpy()
+                    loop.run_steps(iterator, np.int64(1))
+                    sums = loop.take_measurements()
+                    losses.append(sums.loss)
+                    norms.append(sums.gradient_norm)
+                results[f"{key}/losses"] = losses
+                results[f"{key}/norms"] = norms
+                tested = trainer.evaluate(make_source(29, seed=1))
+                results[f"{key}/evaluation"] = [
+                    tested.loss,
+                    tested.weight,
+                    tested.metrics["accuracy"],
+                ]
+                results[f"{key}/predictions"] = tested.predictions
+                for variable in loop.model.trainable_variables:
+                    name = f"{key}/weights/{variable.path}"
+                    results[name] = variable.numpy()
+    if where == "mirrored:2":
+        results |= as_keras_does(placement.strategy)
+        results["dropout"] = losses_with_dropout(placement.strategy)
+    if placement.is_chief:
+        np.savez(path, **results)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

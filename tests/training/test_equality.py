@@ -1,0 +1,101 @@
+"""The same training on one device, several, and in two processes."""
+
+import children
+import numpy as np
+import pytest
+
+PROGRAM = "training/equality_child.py"
+PLACES = ("mirrored:2", "mirrored:4", "mirrored:8", "workers")
+RUNS = [f"{s}/{o}/1" for s in ("lra", "masked") for o in ("sgd", "adamw")]
+ACCUMULATED = "masked/adamw/2"
+# Bounds on weights after five steps. AdamW divides by the root of squared
+# gradients, which makes more of rounding where a gradient is tiny.
+WEIGHTS = {"sgd": 1e-6, "adamw": 2e-5}
+
+pytestmark = pytest.mark.multiprocess
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("equality")
+    found = {}
+
+    def get(place):
+        if place not in found:
+            path = folder / f"{place}.npz"
+            run = children.run_pair if place == "workers" else children.run
+            run(PROGRAM, path, place)
+            found[place] = dict(np.load(path))
+        return found[place]
+
+    return get
+
+
+def weights(results, run):
+    start = f"{run}/weights/"
+    named = {
+        # Keras numbers the models of a process.
+        name.removeprefix(start).replace("_model_", "_model").rstrip(): value
+        for name, value in results.items()
+        if name.startswith(start)
+    }
+    assert named
+    return list(named.values())
+
+
+def check(results, place, run, reference):
+    one, several = results("one"), results(place)
+    for kind in ("losses", "norms", "evaluation"):
+        np.testing.assert_allclose(
+            several[f"{run}/{kind}"],
+            one[f"{reference}/{kind}"],
+            atol=1e-6,
+            err_msg=kind,
+        )
+    np.testing.assert_array_equal(
+        several[f"{run}/predictions"], one[f"{reference}/predictions"]
+    )
+    bound = WEIGHTS[run.split("/")[1]]
+    for got, expected in zip(
+        weights(several, run), weights(one, reference), strict=True
+    ):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("place", PLACES)
+def test_several_replicas_train_as_one(results, place, run):
+    check(results, place, run, run)
+
+
+@pytest.mark.parametrize("place", ["one", "mirrored:2", "workers"])
+def test_accumulated_parts_train_as_the_whole(results, place):
+    check(results, place, ACCUMULATED, "masked/adamw/1")
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_the_comparison_is_not_empty(results, run):
+    one = results("one")
+    # Clipping at 0.5 acts in every step, losses differ from step to step,
+    # every example of the last, partial batch counts once.
+    assert one[f"{run}/norms"].min() > 0.5
+    assert len(set(one[f"{run}/losses"])) == 5
+    if run.startswith("lra"):
+        assert one[f"{run}/evaluation"][1] == 29
+    assert len(one[f"{run}/predictions"]) == 29
+
+
+def test_keras_alone_trains_something_else(results):
+    """Clipping per replica and sparse gradients, if the loop let them be."""
+    several = results("mirrored:2")
+    difference = max(
+        np.abs(several[name.replace("two/", "keras/")] - value).max()
+        for name, value in several.items()
+        if name.startswith("two/")
+    )
+    assert difference > 1e-3
+
+
+def test_replicas_drop_different_entries(results):
+    first, second = results("mirrored:2")["dropout"]
+    assert np.abs(first - second).min() > 1e-3

@@ -15,14 +15,17 @@ from absl import flags
 from luna_tf.training import recipes
 from luna_tf.training.recipes import RecipeError
 
+from .machine import Machine
+
 if TYPE_CHECKING:  # Python 3.10 keeps it elsewhere
     from importlib.resources.abc import Traversable
 
 MODES = {
-    "train_and_evaluate": "train, test, export",
-    "train": "train only",
+    "train_and_evaluate": "train or go on, then test and export",
+    "train": "train or go on, no more",
     "evaluate": "test the best weights of the run in --model_dir",
     "export": "write them as a SavedModel",
+    "input_benchmark": "speed of the input pipeline alone",
 }
 HELP = ("--help", "-help", "-h", "--helpshort", "--helpfull")
 _COLUMN = 28
@@ -49,13 +52,17 @@ class Program:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A command line that was understood; `given` are its recipe flags."""
+    """A command line that was understood; `given` are its recipe flags.
+
+    `model_dir` is a path for `tf.io.gfile`, without a slash at its end.
+    """
 
     recipe: Any
     config: str
-    model_dir: Path
+    model_dir: str
     mode: str
     overwrite: bool
+    machine: Machine = dataclasses.field(default_factory=Machine)
     given: frozenset[str] = frozenset()
 
 
@@ -72,7 +79,8 @@ def define_flags(program: Program, flag_values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "model_dir",
         program.model_dir,
-        f"Folder that receives everything. [{program.model_dir}]",
+        "Folder that receives everything, gs:// included. "
+        f"[{program.model_dir}]",
         flag_values=flag_values,
     )
     modes = ", ".join(f"{name} ({does})" for name, does in MODES.items())
@@ -86,10 +94,11 @@ def define_flags(program: Program, flag_values: flags.FlagValues) -> None:
     flags.DEFINE_boolean(
         "overwrite",
         False,
-        "Replace a run that --model_dir already holds; its data are kept. "
-        "[false]",
+        "Start anew in place of the run that --model_dir holds; its data are "
+        "kept. [false]",
         flag_values=flag_values,
     )
+    recipes.define_flags(Machine, flag_values)
     recipes.define_flags(program.schema, flag_values)
 
 
@@ -139,14 +148,19 @@ def fail(name: str, message: str) -> NoReturn:
 def _command(program: Program, flag_values: flags.FlagValues) -> Command:
     values: Any = flag_values
     given = recipes.given_flags(program.schema, values)
-    model_dir = Path(values["model_dir"].value).expanduser()
+    model_dir = os.path.expanduser(values["model_dir"].value).rstrip("/")
+    if not model_dir:
+        raise RecipeError(
+            f"--model_dir={values['model_dir'].value} is not possible: allowed "
+            "is a folder below the root."
+        )
     mode = values["mode"].value
     config = values["config"].value
     if config is None:
         config = "default"
         if mode in ("evaluate", "export"):
-            config = str(model_dir / "recipe.yaml")
-            if not Path(config).is_file():
+            config = f"{model_dir}/recipe.yaml"
+            if not _is_file(config):
                 raise RecipeError(
                     f"--mode={mode} needs a finished run, but --model_dir="
                     f"{model_dir} holds no recipe.yaml."
@@ -161,8 +175,20 @@ def _command(program: Program, flag_values: flags.FlagValues) -> Command:
         model_dir=model_dir,
         mode=mode,
         overwrite=values["overwrite"].value,
+        machine=recipes.build(
+            Machine, recipes.given_flags(Machine, values), "flags"
+        ),
         given=frozenset(given),
     )
+
+
+def _is_file(path: str) -> bool:
+    if "://" not in path:
+        return Path(path).is_file()
+    import_tensorflow()
+    import tensorflow as tf
+
+    return tf.io.gfile.exists(path)
 
 
 def import_tensorflow() -> None:
@@ -205,6 +231,7 @@ def help_text(program: Program) -> str:
     for name in ("config", "model_dir", "mode", "overwrite"):
         word = "" if name == "overwrite" else "=TEXT"
         lines += entry(f"--{name}{word}", values[name].help)
+    lines += field_help(Machine, Machine(), "default")
     lines += field_help(program.schema, default, "the default recipe")
     return "\n".join(lines)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import os
-import sys
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -14,38 +12,32 @@ from typing import TYPE_CHECKING, Any
 
 from absl import app
 
-from luna_tf.training import recipes
+from luna_tf.training import files, recipes
 from luna_tf.training.recipes import RecipeError
 
-from . import flags, lra_report
+from . import flags, lra_report, session
 from .lra_recipe import GENERATOR_FIELDS, PROGRAM, LRARecipe
 
 if TYPE_CHECKING:
     import keras
+    import tensorflow as tf
+    from matplotlib.figure import Figure
 
     from luna_tf.data.lra.listops import Split
-    from luna_tf.training.loop import Evaluation, Loop, TrainingResult
+    from luna_tf.training.loop import Loop
+    from luna_tf.training.sources import IndexedSource
+    from luna_tf.training.strategy import Placement
+    from luna_tf.training.trainer import Trainer, TrainingResult
 
 
 def main(argv: list[str] | None = None) -> None:
     """Console entry of `luna-lra`; ends the process with its status."""
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     app.run(
-        _main, argv=argv, flags_parser=functools.partial(flags.parse, PROGRAM)
+        functools.partial(session.run_program, PROGRAM.name, run),
+        argv=argv,
+        flags_parser=functools.partial(flags.parse, PROGRAM),
     )
-
-
-def _main(command: flags.Command) -> int:
-    try:
-        return run(command)
-    except RecipeError as error:
-        flags.fail(PROGRAM.name, str(error))
-    except ArithmeticError as error:
-        print(f"{PROGRAM.name}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"\n{PROGRAM.name}: interrupted.", file=sys.stderr)
-        return 130
 
 
 def run(command: flags.Command) -> int:
@@ -55,7 +47,8 @@ def run(command: flags.Command) -> int:
         command: from `flags.parse`.
 
     Returns:
-        Exit status of the process: 0, or 130 after an interrupt.
+        Exit status of the process: 0, 75 after SIGTERM, 130 after an
+        interrupt.
 
     Raises:
         RecipeError: for whatever the user can put right.
@@ -64,74 +57,80 @@ def run(command: flags.Command) -> int:
     started = time.monotonic()
     recipe, folder, mode = command.recipe, command.model_dir, command.mode
     will_train = mode in ("train", "train_and_evaluate")
-    lra_report.check_folder(folder, will_train, command.overwrite)
     _check_data(recipe, command.given)
-    keras = _import_keras()
-    keras.utils.set_random_seed(recipe.seed)
-    network = make_model(recipe)
+    session.schedule(command)
+    placement = session.start(command)
+    if will_train:
+        session.open_folder(command, lra_report.FILES, placement.is_chief)
+    elif mode != "input_benchmark":
+        lra_report.check_trained(folder)
+    trainer = make_trainer(recipe, placement, command.machine.data_service)
+    network = trainer.loop.model
     print(f"# Recipe ({command.config})\n{recipes.to_yaml(recipe)}", flush=True)
     trained = splits = None
     if mode != "export":
+        # One worker fills the cache, the others read it.
+        if not placement.is_chief:
+            placement.meeting.wait()
         splits = load_splits(recipe, folder)
-    loop = _make_loop(network, recipe)
+        if placement.is_chief:
+            placement.meeting.wait()
+    if mode == "input_benchmark" and splits:
+        source = make_source(splits["train"], recipe)
+        print(session.input_benchmark(trainer, source))
+        return 0
     if will_train and splits:
-        lra_report.clear(folder)
-        trained = _train(loop, recipe, folder, splits)
-        if trained.interrupted:
-            print(
-                f"Interrupted at step {trained.step:,}. The curves so far and "
-                f"the best weights, if there was a validation, are in {folder}."
-            )
-            return 130
+        if placement.is_chief:
+            session.record(command, placement, precision_of(recipe, placement))
+        trained = _train(trainer, command, placement, splits)
+        if trained.stopped_by is not None:
+            print(session.stopped_text(trained, folder))
+            return session.stopped_status(trained)
     else:
-        _load_weights(network, folder / "best.weights.h5")
-    if mode in ("train_and_evaluate", "export"):
+        _load_weights(network, files.join(folder, session.BEST_WEIGHTS))
+    if mode in ("train_and_evaluate", "export") and placement.is_chief:
         _export(network, recipe, folder)
     if mode in ("train_and_evaluate", "evaluate") and splits:
-        tested = loop.evaluate(
-            _examples(splits["test"], recipe), recipe.batch_size
-        )
+        tested = trainer.evaluate(make_source(splits["test"], recipe))
         results = lra_report.results(
             network,
             splits,
             tested,
             trained,
-            recipe.precision,
+            precision_of(recipe, placement),
+            placement.reason,
             time.monotonic() - started,
         )
-        if will_train or not (folder / "results.json").exists():
+        if placement.is_chief and (
+            will_train or not files.exists(files.join(folder, "results.json"))
+        ):
             lra_report.write(results, folder)
         print("\n" + lra_report.to_text(results, folder))
     elif mode != "evaluate":
-        print("\n" + lra_report.files(folder))
+        print("\n" + lra_report.files_text(folder))
     return 0
 
 
-def _import_keras() -> Any:
-    flags.import_tensorflow()
-    import keras
-
-    if keras.backend.backend() != "tensorflow":
-        raise RecipeError(
-            f"KERAS_BACKEND={keras.backend.backend()} is not possible: "
-            "allowed is tensorflow."
-        )
-    return keras
-
-
-def _load_weights(network: keras.Model, path: Path) -> None:
+def _load_weights(network: keras.Model, path: str) -> None:
     try:
-        network.load_weights(path)
+        files.read_by(path, network.load_weights)
     except (OSError, ValueError) as error:
         raise RecipeError(f"{path} does not fit the recipe: {error}") from error
 
 
-def make_model(recipe: LRARecipe, precision: str | None = None) -> keras.Model:
+def precision_of(recipe: LRARecipe, placement: Placement) -> str:
+    """The number format of the layers, "auto" resolved."""
+    if recipe.precision != "auto":
+        return recipe.precision
+    return placement.default_precision
+
+
+def make_model(recipe: LRARecipe, precision: str = "float32") -> keras.Model:
     """The classifier of a recipe, with initial weights.
 
     Args:
         recipe: the recipe.
-        precision: number format, the recipe's when None.
+        precision: number format of the layers.
 
     Returns:
         A model from token ids `(batch, length)` to logits `(batch, 10)`.
@@ -155,7 +154,7 @@ def make_model(recipe: LRARecipe, precision: str | None = None) -> keras.Model:
             max_sequence_length=recipe.sequence_length,
             padding_id=listops.PAD_ID,
             seed=recipe.seed,
-            dtype=precision or recipe.precision,
+            dtype=precision,
             **{name: getattr(recipe, name) for name in same},
         )
         if recipe.initialization != "keras":
@@ -202,7 +201,7 @@ def _check_data(recipe: LRARecipe, given: Collection[str]) -> None:
         raise RecipeError(str(error)) from error
 
 
-def load_splits(recipe: LRARecipe, folder: Path) -> dict[str, Split]:
+def load_splits(recipe: LRARecipe, folder: str) -> dict[str, Split]:
     """The data of a recipe: released files, cached or generated.
 
     Args:
@@ -227,10 +226,10 @@ def load_splits(recipe: LRARecipe, folder: Path) -> dict[str, Split]:
             splits = listops_cache.load_tsv_folder(
                 source,
                 skip_malformed=recipe.skip_malformed,
-                cache_dir=recipe.cache_dir or folder / "data",
+                cache_dir=_cache_dir(recipe, folder),
             )
         else:
-            source = recipe.cache_dir or str(folder / "data")
+            source = _cache_dir(recipe, folder)
             config = _generator_config(recipe)
             with ProgressBar(config.num_examples, "generate") as bar:
                 splits = listops_cache.load_or_generate(
@@ -248,23 +247,124 @@ def load_splits(recipe: LRARecipe, folder: Path) -> dict[str, Split]:
     return splits
 
 
-def _examples(split: Split, recipe: LRARecipe) -> Any:
-    from luna_tf.training.loop import Examples
+def _cache_dir(recipe: LRARecipe, folder: str) -> str:
+    """Where generated data are kept: always on a local disk."""
+    if recipe.cache_dir is not None:
+        return recipe.cache_dir
+    if "://" not in folder:
+        return f"{folder}/data"
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(cache, "luna_tf", "listops")
 
-    return Examples(
-        len(split),
-        lambda indices: (
-            split.padded(indices, recipe.sequence_length),
-            split.labels[indices],
+
+def make_source(split: Split, recipe: LRARecipe) -> IndexedSource:
+    """The batches of a split, made inside of TensorFlow.
+
+    Args:
+        split: expressions.
+        recipe: the recipe.
+
+    Returns:
+        A source of `token_ids`, int32 `(rows, sequence_length)`, and
+        `labels`, int32 `(rows,)`.
+    """
+    from luna_tf.data.lra.listops_batches import gather
+    from luna_tf.training.sources import IndexedSource
+
+    return IndexedSource(len(split), gather(split, recipe.sequence_length))
+
+
+def batch_spec(recipe: LRARecipe, batch_size: int) -> dict[str, Any]:
+    """Shapes of one batch, `tf.TensorSpec` by name.
+
+    Args:
+        recipe: the recipe.
+        batch_size: rows.
+    """
+    import tensorflow as tf
+
+    return {
+        "token_ids": tf.TensorSpec(
+            (batch_size, recipe.sequence_length), tf.int32
         ),
+        "labels": tf.TensorSpec((batch_size,), tf.int32),
+        "example_weights": tf.TensorSpec((batch_size,), tf.float32),
+    }
+
+
+def make_trainer(
+    recipe: LRARecipe, placement: Placement, data_service: str | None = None
+) -> Trainer:
+    """Model, optimizer and loop of a recipe on the devices of a placement.
+
+    Args:
+        recipe: the recipe.
+        placement: where to train.
+        data_service: see `Trainer`.
+
+    Returns:
+        A trainer with initial weights.
+
+    Raises:
+        RecipeError: sizes that do not fit each other or the devices.
+    """
+    from luna_tf.training.trainer import Trainer, check_batch_size
+
+    try:
+        check_batch_size(
+            recipe.batch_size,
+            placement.num_replicas,
+            recipe.accumulation_steps,
+        )
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+    return Trainer(
+        make_loop(recipe, placement.strategy, precision_of(recipe, placement)),
+        recipe.batch_size,
+        recipe.seed,
+        data_service=data_service,
+        num_workers=placement.num_workers,
     )
 
 
-def _make_loop(network: keras.Model, recipe: LRARecipe) -> Loop:
+def make_loop(
+    recipe: LRARecipe, strategy: tf.distribute.Strategy, precision: str
+) -> Loop:
+    """The steps of a recipe.
+
+    Args:
+        recipe: the recipe.
+        strategy: where the replicas are.
+        precision: number format of the layers.
+
+    Returns:
+        A loop whose model has its initial weights.
+    """
+    import keras
+
+    from luna_tf.data.lra import listops
+    from luna_tf.training.loop import Loop
+    from luna_tf.training.tasks import Classification
+
+    with strategy.scope():
+        keras.utils.set_random_seed(recipe.seed)
+        network = make_model(recipe, precision)
+        optimizer = _make_optimizer(recipe, precision)
+    return Loop(
+        Classification(network, listops.PAD_ID),
+        optimizer,
+        strategy,
+        recipe.accumulation_steps,
+        recipe.jit_compile,
+    )
+
+
+def _make_optimizer(
+    recipe: LRARecipe, precision: str
+) -> keras.optimizers.Optimizer:
     import keras
 
     from luna_tf.training import schedules
-    from luna_tf.training.loop import Loop
 
     if recipe.schedule == "cosine":
         schedule = schedules.CosineWithWarmup(
@@ -284,97 +384,51 @@ def _make_loop(network: keras.Model, recipe: LRARecipe) -> Loop:
         epsilon=recipe.epsilon,
         global_clipnorm=recipe.clip_norm or None,
     )
-    if recipe.precision == "mixed_float16":
+    if precision == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    return Loop(network, optimizer, jit_compile=recipe.jit_compile)
+    return optimizer
 
 
 def _train(
-    loop: Loop, recipe: LRARecipe, folder: Path, splits: dict[str, Split]
+    trainer: Trainer,
+    command: flags.Command,
+    placement: Placement,
+    splits: dict[str, Split],
 ) -> TrainingResult:
-    from luna_tf.training.progress import ProgressBar, RunLog
-
-    (folder / "recipe.yaml").write_text(
-        f"# What this run did; --config={folder / 'recipe.yaml'} repeats it.\n"
-        + recipes.to_yaml(recipe),
-        encoding="utf-8",
-    )
-    log = RunLog(folder)
-    bar = ProgressBar(recipe.train_steps, "train")
-
-    def on_log(entry: Any) -> None:
-        values = dataclasses.asdict(entry)
-        step = values.pop("step")
-        known = {k: v for k, v in values.items() if v is not None}
-        log.add("train", step, known)
-        rate = entry.examples_per_second
-        bar.update(
-            step,
-            f"loss {entry.loss:.3f}  accuracy {100 * entry.accuracy:.1f} %"
-            + (f"  {lra_report.speed(rate)}" if rate else ""),
-        )
-
-    def on_evaluation(step: int, result: Evaluation, is_best: bool) -> None:
-        values = {"loss": result.loss, "accuracy": result.accuracy}
-        log.add("validation", step, values)
-        log.save()
-        if is_best:
-            # Under another name first: a kill must not cost the last best.
-            unfinished = folder / "unfinished.weights.h5"
-            loop.model.save_weights(unfinished)
-            unfinished.replace(folder / "best.weights.h5")
-        bar.note(
-            f"step {step:,}: validation loss {result.loss:.3f}, accuracy "
-            f"{100 * result.accuracy:.1f} %{' (best)' if is_best else ''}"
-        )
-
     print("Compiling the training step ...", flush=True)
-    try:
-        result = loop.train(
-            _examples(splits["train"], recipe),
-            batch_size=recipe.batch_size,
-            train_steps=recipe.train_steps,
-            validation=_examples(splits["validation"], recipe),
-            eval_every=recipe.eval_every,
-            seed=recipe.seed,
-            steps_per_loop=recipe.steps_per_loop,
-            on_log=on_log,
-            on_evaluation=on_evaluation,
-        )
-    finally:
-        bar.close()
-        log.close()
-        _draw(log.history(), splits, folder)
-    if result.best_weights is not None:
-        loop.model.set_weights(result.best_weights)
-        loop.model.save(folder / "model.keras")
-    return result
+    recipe = command.recipe
+    return session.train(
+        trainer,
+        command,
+        placement,
+        make_source(splits["train"], recipe),
+        make_source(splits["validation"], recipe),
+        functools.partial(_draw, splits),
+    )
 
 
-def _draw(
-    history: dict[str, list[float]], splits: dict[str, Split], folder: Path
-) -> None:
+def _draw(splits: dict[str, Split], history: dict[str, list[float]]) -> Figure:
     from luna_tf.data.lra import listops
     from luna_tf.visualize import training_curves
 
     lines = listops.reference_lines(splits["train"], splits["validation"])
-    figure = training_curves(
+    return training_curves(
         history,
         {name.replace("_", " "): value for name, value in lines.items()},
         title="Luna on ListOps",
     )
-    figure.savefig(folder / "curves.png")
 
 
-def _export(network: keras.Model, recipe: LRARecipe, folder: Path) -> None:
+def _export(network: keras.Model, recipe: LRARecipe, folder: str) -> None:
     from luna_tf.data.lra import listops
     from luna_tf.interop.saved_model import export_saved_model
 
-    if recipe.precision != "float32":
-        weights = network.get_weights()
-        network = make_model(recipe, precision="float32")
-        network.set_weights(weights)
-    path = folder / "saved_model"
+    # A fresh model: in float32, and its variables on no strategy's devices.
+    weights = network.get_weights()
+    network = make_model(recipe)
+    network.set_weights(weights)
+    path = files.join(folder, "saved_model")
+    files.remove(path)  # of a run that goes on
     export_saved_model(network, path)
     vocabulary = {
         "tokens": list(listops.VOCABULARY),
@@ -384,7 +438,7 @@ def _export(network: keras.Model, recipe: LRARecipe, folder: Path) -> None:
         "max_sequence_length": recipe.sequence_length,
     }
     text = json.dumps(vocabulary, indent=2) + "\n"
-    (path / "vocabulary.json").write_text(text, encoding="utf-8")
+    files.write_text(files.join(path, "vocabulary.json"), text)
 
 
 if __name__ == "__main__":

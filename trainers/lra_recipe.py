@@ -53,8 +53,15 @@ class LRARecipe:
         default=None,
     )
 
-    packed_length: int = model("Slots of the packed sequence.", minimum=1)
-    num_layers: int = model("Luna blocks.", minimum=1)
+    attention: str = model(
+        "Attention of the blocks; softmax is the baseline.",
+        default="luna",
+        choices=("luna", "softmax"),
+    )
+    packed_length: int = model(
+        "Slots of the packed sequence; softmax has none.", minimum=1
+    )
+    num_layers: int = model("Encoder blocks.", minimum=1)
     hidden_dim: int = model("Width.", minimum=1)
     intermediate_dim: int = model("Width inside feed-forward.", minimum=1)
     num_heads: int = model("Heads that unpack.", minimum=1)
@@ -107,6 +114,11 @@ class LRARecipe:
     remat: bool = model("Recompute blocks to save memory.", default=False)
 
     batch_size: int = training("Examples per step.", minimum=1)
+    accumulation_steps: int = training(
+        "Parts into which a replica divides its examples to save memory.",
+        default=1,
+        minimum=1,
+    )
     train_steps: int = training("Steps in all.", minimum=1)
     learning_rate: float = training("Peak learning rate.", above=0.0)
     schedule: str = training(
@@ -137,9 +149,9 @@ class LRARecipe:
         minimum=0.0,
     )
     precision: str = training(
-        "Number format of the layers.",
-        default="float32",
-        choices=("float32", "mixed_bfloat16", "mixed_float16"),
+        "Number format of the layers; auto: mixed_bfloat16 on a TPU.",
+        default="auto",
+        choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     )
     seed: int = training(
         "Of weights, dropout and data order.", default=0, minimum=0
@@ -148,7 +160,10 @@ class LRARecipe:
     steps_per_loop: int = training(
         "Steps between readings of the loss.", default=25, minimum=1
     )
-    jit_compile: bool = training("Compile with XLA.", default=True)
+    jit_compile: bool = training(
+        "Compile with XLA where one CPU or GPU trains; a TPU always does.",
+        default=True,
+    )
 
     def __post_init__(self) -> None:
         for name in ("num_heads", "num_pack_heads"):
@@ -158,6 +173,11 @@ class LRARecipe:
                     f"{name}={heads} is not possible: allowed is a divisor of "
                     f"hidden_dim={self.hidden_dim}."
                 )
+        if self.attention == "softmax" and self.initialization != "keras":
+            raise RecipeError(
+                f"initialization={self.initialization} is not possible with "
+                "attention=softmax: allowed is keras."
+            )
         if self.warmup_steps > self.train_steps:
             raise RecipeError(
                 f"warmup_steps={self.warmup_steps} is not possible: allowed "

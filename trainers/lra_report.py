@@ -3,81 +3,45 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luna_tf.training import files
 from luna_tf.training.recipes import RecipeError
+
+from . import session
 
 if TYPE_CHECKING:
     import keras
 
     from luna_tf.data.lra.listops import Split
-    from luna_tf.training.loop import Evaluation, TrainingResult
+    from luna_tf.training.trainer import Evaluation, TrainingResult
 
 # Everything a run writes next to its data, and what it is for.
-TRAINING_FILES = {
-    "recipe.yaml": "the effective recipe",
-    "history.csv": "loss, accuracy, learning rate and speed by step",
-    "curves.png": "the same as a figure",
-    "tensorboard": "the same for `tensorboard --logdir`",
-    "best.weights.h5": "weights of the best validation",
-    "model.keras": "the model with them, for keras.models.load_model",
-}
 EVALUATION_FILES = {
     "results.json": "this table for programs",
     "results.md": "this table for readers",
 }
 EXPORT_FILES = {"saved_model": "for serving; needs TensorFlow alone"}
-FILES = {**TRAINING_FILES, **EVALUATION_FILES, **EXPORT_FILES}
+FILES = {**session.TRAINING_FILES, **EVALUATION_FILES, **EXPORT_FILES}
 
 # Heading to lines of label, value and remark.
 Rows = dict[str, list[tuple[str, str, str]]]
 
 
-def check_folder(folder: Path, will_train: bool, overwrite: bool) -> None:
-    """Refuses a folder that cannot take a run, before anything is computed.
+def check_trained(folder: str) -> None:
+    """Refuses a folder without trained weights.
 
     Args:
         folder: the model_dir.
-        will_train: whether the run trains, or only reads what is there.
-        overwrite: whether an earlier run may be replaced.
 
     Raises:
-        RecipeError: when the folder holds a run and may not be overwritten,
-            lacks the run that is to be read, or cannot be written to.
+        RecipeError: it has none.
     """
-    present = [name for name in FILES if (folder / name).exists()]
-    if will_train and present and not overwrite:
+    if not files.exists(files.join(folder, session.BEST_WEIGHTS)):
         raise RecipeError(
-            f"--model_dir={folder} already holds a run "
-            f"({', '.join(present)}). Give another folder, or --overwrite to "
-            "replace it (its data are kept)."
+            f"--model_dir={folder} holds no {session.BEST_WEIGHTS} to read."
         )
-    if not will_train and "best.weights.h5" not in present:
-        raise RecipeError(
-            f"--model_dir={folder} holds no best.weights.h5 to read."
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecipeError(
-            f"--model_dir={folder} cannot be made: {error.strerror}."
-        ) from None
-    if not os.access(folder, os.W_OK):
-        raise RecipeError(f"--model_dir={folder} cannot be written to.")
-
-
-def clear(folder: Path) -> None:
-    """Removes what an earlier run wrote, but never its data."""
-    for name in FILES:
-        path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def results(
@@ -86,6 +50,7 @@ def results(
     tested: Evaluation,
     trained: TrainingResult | None,
     precision: str,
+    device: str,
     seconds: float,
 ) -> dict[str, Any]:
     """Gathers what a run found out.
@@ -96,38 +61,35 @@ def results(
         tested: its result on the test split.
         trained: what training gave, or None when weights were read.
         precision: number format of the layers.
+        device: what it ran on.
         seconds: wall time so far.
 
     Returns:
         A dictionary fit for JSON.
     """
-    import tensorflow as tf
-
     from luna_tf.data.lra import listops
     from luna_tf.training.progress import format_duration
     from luna_tf.training.statistics import wilson_interval
 
     test = splits["test"]
     lines = listops.reference_lines(splits["train"], test)
+    assert tested.predictions is not None
     operators = listops.accuracy_per_operator(test, tested.predictions)
     validated = trained.best_evaluation if trained else None
-    device = "CPU"
-    for gpu in tf.config.list_physical_devices("GPU")[:1]:
-        details = tf.config.experimental.get_device_details(gpu)
-        device = details.get("device_name", "GPU")
+    rates = trained.rates if trained else None
+    correct = round(tested.metrics["accuracy"] * tested.weight)
+    examples = round(tested.weight)
     return {
         "title": "Luna on ListOps",
         "test": {
-            "accuracy": tested.accuracy,
-            "interval_95": wilson_interval(
-                tested.num_correct, tested.num_examples
-            ),
-            "correct": tested.num_correct,
-            "examples": tested.num_examples,
+            "accuracy": correct / examples,
+            "interval_95": wilson_interval(correct, examples),
+            "correct": correct,
+            "examples": examples,
             "loss": tested.loss,
         },
         "reference_lines": lines,
-        "margin_points": 100 * (tested.accuracy - lines["root_operator"]),
+        "margin_points": 100 * (correct / examples - lines["root_operator"]),
         "per_operator": {
             name.removeprefix("["): {
                 "accuracy": accuracy,
@@ -137,10 +99,13 @@ def results(
             for name, (accuracy, count) in operators.items()
         },
         "parameters": network.count_params(),
-        "examples_per_second": trained.examples_per_second if trained else None,
+        "examples_per_second": rates.examples_per_second if rates else None,
+        "tokens_per_second": rates.tokens_per_second if rates else None,
         "best_step": trained.best_step if trained else None,
         "steps": trained.step if trained else None,
-        "validation_accuracy": validated.accuracy if validated else None,
+        "validation_accuracy": (
+            validated.metrics["accuracy"] if validated else None
+        ),
         "wall_time_seconds": seconds,
         "wall_time": format_duration(seconds),
         "device": device,
@@ -200,7 +165,7 @@ def rows(results: Mapping[str, Any]) -> Rows:
     return table
 
 
-def to_text(results: Mapping[str, Any], folder: Path) -> str:
+def to_text(results: Mapping[str, Any], folder: str) -> str:
     """The table for a terminal, with the files that exist."""
     table = rows(results)
     width = max(len(line[0]) for lines in table.values() for line in lines)
@@ -209,10 +174,10 @@ def to_text(results: Mapping[str, Any], folder: Path) -> str:
         text += ["", heading]
         for label, value, remark in lines:
             text.append(f"  {label:<{width}}  {value}   {remark}".rstrip())
-    return "\n".join([*text, "", files(folder)])
+    return "\n".join([*text, "", files_text(folder)])
 
 
-def files(folder: Path) -> str:
+def files_text(folder: str) -> str:
     """What a folder holds of a run, a line each."""
     width = max(map(len, FILES))
     return "\n".join(
@@ -221,7 +186,7 @@ def files(folder: Path) -> str:
             *(
                 f"  {name:<{width}}  {meaning}"
                 for name, meaning in FILES.items()
-                if (folder / name).exists()
+                if files.exists(files.join(folder, name))
             ),
         ]
     )
@@ -236,11 +201,11 @@ def to_markdown(results: Mapping[str, Any]) -> str:
     return "\n".join(text) + "\n"
 
 
-def write(results: Mapping[str, Any], folder: Path) -> None:
+def write(results: Mapping[str, Any], folder: str) -> None:
     """Writes `results.json` and `results.md`."""
     text = json.dumps(results, indent=2, allow_nan=False)
-    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
-    (folder / "results.md").write_text(to_markdown(results), encoding="utf-8")
+    files.write_text(files.join(folder, "results.json"), text + "\n")
+    files.write_text(files.join(folder, "results.md"), to_markdown(results))
 
 
 def speed(rate: float) -> str:

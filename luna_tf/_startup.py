@@ -3,13 +3,13 @@
 import pathlib
 import sys
 
-_PROGRAMS = ("lra", "benchmark")
+_PROGRAMS = ("lra", "benchmark", "doctor")
 _SCRIPTS = {f"luna-{name}{end}" for name in _PROGRAMS for end in ("", ".exe")}
 _MODULES = {
     f"{package}.{name}"
     for package in ("trainers", "luna_tf.trainers")
     for name in _PROGRAMS
-}
+} | {"luna_tf.interop.tpu.child"}
 
 
 def is_own_program() -> bool:

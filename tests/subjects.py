@@ -22,7 +22,7 @@ VOCABULARY, LENGTH, CLASSES, MASKS, EXAMPLES = 18, 12, 10, 3, 50
 CANCELLED = ("key/bias", "pack_key/bias")
 
 
-def make_lra(dropout=0.0):
+def make_lra(dropout=0.0, **arguments):
     return Classification(
         LRAClassifier(
             vocabulary_size=VOCABULARY,
@@ -35,6 +35,7 @@ def make_lra(dropout=0.0):
             packed_length=4,
             dropout=dropout,
             seed=1,
+            **arguments,
         )
     )
 

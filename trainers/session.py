@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -65,9 +66,6 @@ def run_program(
         return run(command)
     except RecipeError as error:
         flags.fail(name, str(error))
-    except ArithmeticError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print(f"\n{name}: interrupted.", file=sys.stderr)
         return 130
@@ -76,12 +74,13 @@ def run_program(
 
         from luna_tf.training.checkpoints import CheckpointError
         from luna_tf.training.stopping import EXIT_WORKER_LOST
-        from luna_tf.training.trainer import WorkerLostError
+        from luna_tf.training.trainer import NonFiniteLossError, WorkerLostError
 
         if isinstance(error, WorkerLostError):
             print(f"{name}: {error}", file=sys.stderr)
             return EXIT_WORKER_LOST
-        if isinstance(error, CheckpointError | OSError) or (
+        expected = NonFiniteLossError | CheckpointError | OSError
+        if isinstance(error, expected) or (
             isinstance(error, tf.errors.OpError) and _is_about_files(error)
         ):
             print(f"{name}: {error}", file=sys.stderr)
@@ -289,6 +288,10 @@ def train(
     bar = ProgressBar(recipe.train_steps, "train", stream)  # type: ignore
     log = RunLog(folder)
     best_weights = files.join(folder, BEST_WEIGHTS)
+    if chief:
+        for name in ("recipe.yaml", "environment.json"):
+            text = files.read_text(files.join(folder, name))
+            log.note(name, textwrap.indent(text, "    "))
 
     def on_resume(restored: Restored) -> None:
         for line in restored.skipped:

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from luna_tf.layers import _arguments, _masks
+from luna_tf.layers import _arguments, _masks, _remat
 from luna_tf.layers._dropout import draw, dropout
 from luna_tf.layers.luna_attention import LunaAttention
 from luna_tf.ops import unused_zeros
@@ -218,8 +218,11 @@ class LunaTransformerBlock(keras.layers.Layer):
             )
 
         if self.remat and training:
-            encode = keras.remat(encode)
-        outputs = encode(inputs, packed)
+            outputs = _remat.with_weights(
+                self, encode, [inputs, packed], {}, remat=True
+            )
+        else:
+            outputs = encode(inputs, packed)
         _masks.set_mask(outputs[0], padding_mask)
         _masks.set_mask(outputs[1], packed_mask)
         return outputs

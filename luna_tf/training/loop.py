@@ -24,8 +24,9 @@ import tensorflow as tf
 from .tasks import Batch, Scores, Task
 
 _SUM = tf.distribute.ReduceOp.SUM
-# Draws that one seed generator may make in one forward pass.
-_DRAWS = 2**10
+# Of 31 bits, those that count steps; the rest count a generator's draws within
+# one forward pass, up to 1,024.
+_COUNT_BITS = 21
 _SEED_PATH = "seed_generator_state"
 
 
@@ -120,7 +121,11 @@ class Loop:
         self.accumulation_steps = accumulation_steps
         self.num_replicas = self.strategy.num_replicas_in_sync
         on_tpu = isinstance(self.strategy, tf.distribute.TPUStrategy)
-        self.jit_compile = jit_compile and self.num_replicas == 1 and not on_tpu
+        # TensorFlow for TPUs has no XLA for the host.
+        for_tpu = bool(tf.config.list_physical_devices("TPU_SYSTEM"))
+        self.jit_compile = (
+            jit_compile and self.num_replicas == 1 and not (on_tpu or for_tpu)
+        )
         # Float16 scales the loss: an overflow is then part of the method, and
         # the inner optimizer clips after it has removed the scale.
         self._scales_loss = isinstance(
@@ -132,11 +137,11 @@ class Loop:
             _leave_to_loop(inner, "_clip_gradients", list)
         self._shapes: dict[str, tf.TensorShape] = {}
         with self.strategy.scope():
-            self.step = self._counter(0, tf.int64)
-            self._sums = self._counter([0.0] * (3 + len(task.metrics)))
-            self._learning_rate = self._counter(0.0)
-            self._gradient_norm = self._counter(0.0)
-            self._bad_step = self._counter(-1, tf.int64)
+            self.step = _counter("step", 0, tf.int64)
+            self._sums = _counter("sums", [0.0] * (3 + len(task.metrics)))
+            self._learning_rate = _counter("learning_rate", 0.0)
+            self._gradient_norm = _counter("gradient_norm", 0.0)
+            self._bad_step = _counter("bad_step", -1, tf.int64)
         compiled = functools.partial(
             tf.function, jit_compile=True, autograph=False
         )
@@ -147,17 +152,6 @@ class Loop:
         self.evaluate_step = tf.function(self._evaluate_step, autograph=False)
         self._train_body = prepared(self.train_replica)
         self._evaluation_body = prepared(self.evaluate_replica)
-
-    @staticmethod
-    def _counter(value: Any, dtype: Any = tf.float32) -> tf.Variable:
-        # Without aggregation every replica updates its own copy. All write
-        # the same number, so no communication is needed to keep them equal.
-        return tf.Variable(
-            value,
-            dtype=dtype,
-            trainable=False,
-            aggregation=tf.VariableAggregation.NONE,
-        )
 
     def build(self, batch: Batch) -> None:
         """Creates all variables, which no compiled step may do.
@@ -205,8 +199,7 @@ class Loop:
         """One replica's part of a training step, to be run by a strategy."""
         self._restore_shapes(batch)
         trainable = self.model.trainable_variables
-        values = [tf.convert_to_tensor(v.value) for v in trainable]
-        gradients, sums, static_weight, state = self._accumulated(values, batch)
+        gradients, sums, static_weight, state = self._accumulated(batch)
         reached = [i for i, g in enumerate(gradients) if g is not None]
         tensors: Any = [*(gradients[i] for i in reached), sums]
         if self.num_replicas > 1:
@@ -240,7 +233,7 @@ class Loop:
                 tensor.set_shape(self._shapes[name])
 
     def _accumulated(
-        self, values: Sequence[tf.Tensor], batch: Batch
+        self, batch: Batch
     ) -> tuple[
         list[tf.Tensor | None],
         tf.Tensor,
@@ -248,12 +241,18 @@ class Loop:
         list[tuple[keras.Variable, tf.Tensor]],
     ]:
         """Gradients and sums of all parts of this replica's batch."""
+        trainable = self.model.trainable_variables
         others = self._other_state()
         state = [tf.convert_to_tensor(v.value) for v in others]
+        bases = self._seed_bases()
         parts = self.accumulation_steps
         if parts == 1:
             gradients, sums, weight, state = self._part(
-                values, others, state, batch, 0
+                [v.value for v in trainable],
+                others,
+                state,
+                batch,
+                self._seeds_of(bases, 0),
             )
             return (
                 gradients,
@@ -261,6 +260,10 @@ class Loop:
                 weight,
                 list(zip(others, state, strict=True)),
             )
+        # All variables are read here, outside of the loop over the parts: a TPU
+        # program with resources inside of loops is slower, and cannot be taken
+        # apart by our tests.
+        values = [tf.convert_to_tensor(v.value) for v in trainable]
         divided = {
             name: tf.reshape(t, [parts, _divide(name, t, parts), *t.shape[1:]])
             for name, t in batch.items()
@@ -276,7 +279,7 @@ class Loop:
         ) -> tuple:
             part = {name: t[index] for name, t in divided.items()}
             gradients, added, weight, state = self._part(
-                values, others, state, part, index
+                values, others, state, part, self._seeds_of(bases, index)
             )
             reached[:] = [g is not None for g in gradients]
             weights[:] = [weight]
@@ -286,8 +289,6 @@ class Loop:
             ]
             return index + 1, totals, sums + added, state
 
-        # All variables are read outside: a TPU program with resources inside
-        # of loops is slower, and cannot be taken apart by our tests.
         _, totals, sums, state = tf.while_loop(
             lambda index, *_: index < parts,
             body,
@@ -312,20 +313,22 @@ class Loop:
 
     def _part(
         self,
-        values: Sequence[tf.Tensor],
+        values: Sequence[tf.Tensor | tf.Variable],
         others: Sequence[keras.Variable],
         state: Sequence[tf.Tensor],
         batch: Batch,
-        part: tf.Tensor | int,
+        seeds: Sequence[tuple[keras.Variable, tf.Tensor]],
     ) -> tuple[list[tf.Tensor | None], tf.Tensor, int, list[tf.Tensor]]:
-        """Gradients of one part of a batch, nothing written to variables."""
-        mapping = [
-            *zip(self.model.trainable_variables, values, strict=True),
-            *zip(others, state, strict=True),
-            *self._seeds(part),
-        ]
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(values)
+        """Gradients of one part of a batch, nothing written to variables.
+
+        `values` are the trainable variables, or tensors in their place.
+        """
+        mapping = [*zip(others, state, strict=True), *seeds]
+        with tf.GradientTape() as tape:
+            if isinstance(values[0], tf.Tensor):
+                tape.watch(values)
+                trainable = self.model.trainable_variables
+                mapping += zip(trainable, values, strict=True)
             with keras.StatelessScope(
                 state_mapping=mapping, collect_losses=True
             ) as scope:
@@ -377,7 +380,7 @@ class Loop:
             if not v.path.endswith(_SEED_PATH)
         ]
 
-    def _seeds(
+    def _draw_seeds(
         self, part: tf.Tensor | int
     ) -> list[tuple[keras.Variable, tf.Tensor]]:
         """Seeds of this step, replica and part for every generator.
@@ -385,21 +388,45 @@ class Loop:
         The variables are left alone. With Keras' own counting all replicas
         would drop the same entries, and a checkpoint would have to hold it.
         """
+        return self._seeds_of(self._seed_bases(), part)
+
+    def _seed_bases(
+        self,
+    ) -> tuple[tf.Tensor, list[tuple[keras.Variable, tf.Tensor]]]:
+        """All that seeds need of variables: the step, and every state."""
+        states = [
+            (v, tf.convert_to_tensor(v.value)) for v in self._seed_variables()
+        ]
+        return self.step.read_value(), states
+
+    def _seeds_of(
+        self,
+        bases: tuple[tf.Tensor, list[tuple[keras.Variable, tf.Tensor]]],
+        part: tf.Tensor | int,
+    ) -> list[tuple[keras.Variable, tf.Tensor]]:
+        step, states = bases
         context = tf.distribute.get_replica_context()
         replica = tf.cast(context.replica_id_in_sync_group, tf.int64)
-        count = self.step * self.accumulation_steps + tf.cast(part, tf.int64)
-        low = count % (2**31 // _DRAWS) * _DRAWS
-        high = count // (2**31 // _DRAWS)
+        count = step * self.accumulation_steps + tf.cast(part, tf.int64)
+        # Bits in place of `%` and `//`: a TPU has no 64-bit integers, and
+        # divides imitated ones at great length. Both words stay below 2^31,
+        # as XLA keeps 32 bits of each.
+        bitwise = tf.bitwise
+        high = bitwise.right_shift(count, _COUNT_BITS)
+        low = bitwise.left_shift(
+            bitwise.bitwise_and(count, 2**_COUNT_BITS - 1), 31 - _COUNT_BITS
+        )
         pairs = []
-        for variable in self._seed_variables():
-            seed = tf.convert_to_tensor(variable.value)
+        for variable, seed in states:
             base = tf.cast(seed, tf.int64)
-            # Both words stay below 2^31: XLA keeps 32 bits of each.
-            words = [
-                (base[0] + replica * 1_000_003 + high * 7_919) % 2**31,
-                (base[1] + low) % 2**31,
-            ]
-            pairs.append((variable, tf.cast(tf.stack(words), seed.dtype)))
+            words = tf.stack(
+                [
+                    base[0] + replica * 1_000_003 + high * 7_919,
+                    base[1] + low,
+                ]
+            )
+            words = bitwise.bitwise_and(words, 2**31 - 1)
+            pairs.append((variable, tf.cast(words, seed.dtype)))
         return pairs
 
     def _global_norm(self, gradients: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -474,6 +501,18 @@ class Loop:
             gradient_norm=float(_read(self._gradient_norm)),
             bad_step=None if bad_step < 0 else bad_step,
         )
+
+
+def _counter(name: str, value: Any, dtype: Any = tf.float32) -> tf.Variable:
+    # Without aggregation every replica updates its own copy. All write the
+    # same number, so no communication is needed to keep them equal.
+    return tf.Variable(
+        value,
+        name=name,
+        dtype=dtype,
+        trainable=False,
+        aggregation=tf.VariableAggregation.NONE,
+    )
 
 
 def _read(variable: tf.Variable) -> np.ndarray:

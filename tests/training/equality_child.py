@@ -58,11 +58,33 @@ def losses_with_dropout(strategy):
     }
 
     def losses():
-        with keras.StatelessScope(state_mapping=loop._seeds(0)):
+        with keras.StatelessScope(state_mapping=loop._draw_seeds(0)):
             return loop.task(batch, training=True).losses
 
     results = tf.function(lambda: strategy.run(losses))()
     return np.stack(strategy.experimental_local_results(results))
+
+
+def fit(strategy):
+    """Plain `fit` of a user's model with our layers."""
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        model = subjects.make_lra().model
+        model.compile(
+            keras.optimizers.SGD(0.1),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            jit_compile=False,
+        )
+    source = subjects.lra_source()
+    batch = source.gather(tf.range(48, dtype=tf.int64))
+    data = tf.data.Dataset.from_tensor_slices(
+        (batch["token_ids"], batch["labels"])
+    )
+    history = model.fit(data.batch(BATCH), epochs=2, verbose=0)
+    return {
+        "fit/losses": history.history["loss"],
+        **{f"fit/{v.path}": v.numpy() for v in model.trainable_variables},
+    }
 
 
 def main(path, where):
@@ -109,6 +131,8 @@ def main(path, where):
                 for variable in loop.model.trainable_variables:
                     name = f"{key}/weights/{variable.path}"
                     results[name] = variable.numpy()
+    if where in ("one", "mirrored:2"):
+        results |= fit(placement.strategy)
     if where == "mirrored:2":
         results |= as_keras_does(placement.strategy)
         results["dropout"] = losses_with_dropout(placement.strategy)

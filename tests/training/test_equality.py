@@ -96,6 +96,16 @@ def test_keras_alone_trains_something_else(results):
     assert difference > 1e-3
 
 
+def test_plain_fit_of_our_layers_is_the_same_on_two_devices(results):
+    one, several = results("one"), results("mirrored:2")
+    names = [name for name in one if name.startswith("fit/")]
+    assert len(names) > 10
+    for name in names:
+        np.testing.assert_allclose(
+            several[name], one[name], rtol=0, atol=1e-6, err_msg=name
+        )
+
+
 def test_replicas_drop_different_entries(results):
     first, second = results("mirrored:2")["dropout"]
     assert np.abs(first - second).min() > 1e-3

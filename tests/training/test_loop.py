@@ -192,6 +192,27 @@ def test_accumulated_parts_equal_the_whole_batch(subject, parts):
     assert_same(results[0][1], results[1][1], atol=2e-5)
 
 
+@pytest.mark.parametrize("attention", ["luna", "softmax"])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_recomputed_blocks_train_as_kept_ones(parts, attention):
+    """A rematerialised function must not hide its weights from the loop."""
+    results = []
+    for remat in (False, True):
+        keras.utils.set_random_seed(0)
+        task = subjects.make_lra(0.3, attention=attention, remat=remat)
+        loop = Loop(
+            task,
+            subjects.make_optimizer("sgd"),
+            accumulation_steps=parts,
+            jit_compile=False,
+        )
+        source = subjects.lra_source()
+        losses = run(loop, source, steps=2, batch_size=8)
+        results.append((losses, loop.model))
+    np.testing.assert_allclose(results[0][0], results[1][0], atol=1e-6)
+    assert_same(results[0][1], results[1][1], atol=1e-6)
+
+
 def test_parts_that_do_not_divide_the_rows_are_refused():
     loop = make_loop(accumulation_steps=3)
     with pytest.raises(ValueError, match="accumulation_steps=3 must divide"):
@@ -267,10 +288,10 @@ class TestDropout:
         seen = []
         loop = make_loop(make_model(dropout=0.5), accumulation_steps=4)
         for part in range(4):
-            ((_, seed),) = loop._seeds(part)
+            ((_, seed),) = loop._draw_seeds(part)
             seen.append(tuple(seed.numpy()))
         loop.step.assign(1)
-        ((_, seed),) = loop._seeds(0)
+        ((_, seed),) = loop._draw_seeds(0)
         seen.append(tuple(seed.numpy()))
         assert len(set(seen)) == 5
 
@@ -279,7 +300,7 @@ class TestDropout:
         seen = set()
         for step in (0, 1, 2**21 - 1, 2**21, 2**21 + 1, 2**33, 2**33 + 1):
             loop.step.assign(step)
-            ((_, seed),) = loop._seeds(0)
+            ((_, seed),) = loop._draw_seeds(0)
             seed = seed.numpy()
             assert (seed >= 0).all() and (seed < 2**31).all()
             seen.add(tuple(seed))

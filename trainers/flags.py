@@ -230,7 +230,9 @@ def help_text(program: Program) -> str:
     lines = [program.usage.strip(), "", "Run"]
     for name in ("config", "model_dir", "mode", "overwrite"):
         word = "" if name == "overwrite" else "=TEXT"
-        lines += entry(f"--{name}{word}", values[name].help)
+        # absl puts the choices in front, which the text has already.
+        text = values[name].help.rpartition(">: ")[2]
+        lines += entry(f"--{name}{word}", text)
     lines += field_help(Machine, Machine(), "default")
     lines += field_help(program.schema, default, "the default recipe")
     return "\n".join(lines)

@@ -68,7 +68,9 @@ class Machine:
         if self.profile_steps is None:
             return None
         words = self.profile_steps.split(",")
-        if len(words) != 2 or not all(word.strip().isdigit() for word in words):
+        if len(words) != 2 or not all(
+            word.strip().isdecimal() for word in words
+        ):
             raise RecipeError(
                 f"profile_steps={self.profile_steps!r} is not possible: "
                 "allowed is FIRST,LAST, such as 100,110."

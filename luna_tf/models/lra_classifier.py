@@ -1,14 +1,30 @@
-"""Sequence classifier of the Long Range Arena with a Luna encoder."""
+"""Sequence classifier of the Long Range Arena, with Luna or its baseline."""
 
 import keras
+from keras import ops
 
-from luna_tf.layers import LunaEmbedding, LunaPooling, LunaTransformerBlock
+from luna_tf.layers import (
+    LunaEmbedding,
+    LunaPooling,
+    LunaTransformerBlock,
+    _masks,
+)
 from luna_tf.layers._arguments import (
     check_choice,
     check_positive,
     check_rate,
 )
 from luna_tf.layers.luna_pooling import POOLING
+from luna_tf.layers.softmax_transformer_block import SoftmaxTransformerBlock
+
+ATTENTIONS = ("luna", "softmax")
+# What softmax attention has no use for, and the value that says so.
+_LUNA_ONLY = {
+    "num_pack_heads": None,
+    "tie_key_value": False,
+    "dynamic_packing": True,
+    "contraction": "auto",
+}
 
 
 @keras.saving.register_keras_serializable(package="luna_tf")
@@ -20,6 +36,9 @@ class LRAClassifier(keras.Model):
     are those of the paper's models; the sizes are the official `luna_lra_*`
     architectures' (Luna paper, section 4.1 and appendix).
 
+    With `attention="softmax"` it is the baseline: the same encoder with
+    softmax attention in its blocks and without a packed sequence.
+
     Args:
         vocabulary_size: int, number of token ids.
         num_classes: int, number of classes.
@@ -28,7 +47,8 @@ class LRAClassifier(keras.Model):
         num_heads: int, heads of the unpack attentions.
         hidden_dim: int, width `D`.
         intermediate_dim: int, width of the feed-forward networks.
-        packed_length: int, rows `L` of the packed sequence.
+        packed_length: int, rows `L` of the packed sequence. Not used with
+            softmax attention.
         num_pack_heads: int, heads of the pack attentions. Defaults to
             `num_heads`.
         tie_key_value: bool, see `LunaAttention`. The official LRA models are
@@ -53,6 +73,9 @@ class LRAClassifier(keras.Model):
         remat: bool, see `LunaTransformerBlock`.
         seed: int, seed of all dropouts.
         dtype: dtype or policy of all layers but the output, which is float32.
+        attention: `"luna"` or `"softmax"`. With softmax, arguments that are
+            Luna's alone must keep their defaults, and `pooling` cannot be
+            `"packed"`.
         **kwargs: `name`, `trainable` of `keras.Model`.
 
     Call arguments:
@@ -84,7 +107,7 @@ class LRAClassifier(keras.Model):
         num_heads,
         hidden_dim,
         intermediate_dim,
-        packed_length,
+        packed_length=None,
         num_pack_heads=None,
         tie_key_value=False,
         share_layers=False,
@@ -106,11 +129,13 @@ class LRAClassifier(keras.Model):
         remat=False,
         seed=None,
         dtype=None,
+        attention="luna",
         **kwargs,
     ):
         check_positive(num_classes=num_classes, num_layers=num_layers)
         check_rate(head_dropout=head_dropout)
         check_choice(POOLING, pooling=pooling)
+        check_choice(ATTENTIONS, attention=attention)
         if head_hidden_dim is not None:
             check_positive(head_hidden_dim=head_hidden_dim)
 
@@ -119,37 +144,54 @@ class LRAClassifier(keras.Model):
             return None if seed is None else seed + 1000 * index
 
         # === Layers ===
-        embedding = LunaEmbedding(
-            vocabulary_size,
-            hidden_dim,
-            packed_length,
-            max_sequence_length,
-            position_embedding=position_embedding,
-            first_position=first_position,
-            scale=embedding_scale,
-            dropout=dropout,
-            padding_id=padding_id,
-            dynamic_packing=dynamic_packing,
-            seed=layer_seed(0),
-            dtype=dtype,
-            name="embedding",
-        )
+        embedding_arguments = {
+            "vocabulary_size": vocabulary_size,
+            "hidden_dim": hidden_dim,
+            "max_sequence_length": max_sequence_length,
+            "position_embedding": position_embedding,
+            "first_position": first_position,
+            "scale": embedding_scale,
+            "dropout": dropout,
+            "padding_id": padding_id,
+            "seed": layer_seed(0),
+            "dtype": dtype,
+            "name": "embedding",
+        }
+        block_arguments = {
+            "intermediate_dim": intermediate_dim,
+            "num_heads": num_heads,
+            "dropout": dropout,
+            "attention_dropout": attention_dropout,
+            "activation_dropout": activation_dropout,
+            "activation": activation,
+            "normalize_first": normalize_first,
+            "remat": remat,
+            "dtype": dtype,
+        }
+        luna_arguments = {
+            "num_pack_heads": num_pack_heads,
+            "tie_key_value": tie_key_value,
+            "contraction": contraction,
+        }
+        if attention == "luna":
+            embedding = LunaEmbedding(
+                packed_length=packed_length,
+                dynamic_packing=dynamic_packing,
+                **embedding_arguments,
+            )
+            block_class: type = LunaTransformerBlock
+            block_arguments.update(luna_arguments)
+        else:
+            _check_softmax(
+                pooling, dynamic_packing=dynamic_packing, **luna_arguments
+            )
+            embedding = _TokenEmbedding(packed_length=1, **embedding_arguments)
+            block_class = SoftmaxTransformerBlock
         blocks = [
-            LunaTransformerBlock(
-                intermediate_dim,
-                num_heads,
-                num_pack_heads=num_pack_heads,
-                tie_key_value=tie_key_value,
-                dropout=dropout,
-                attention_dropout=attention_dropout,
-                activation_dropout=activation_dropout,
-                activation=activation,
-                normalize_first=normalize_first,
-                contraction=contraction,
-                remat=remat,
+            block_class(
                 seed=layer_seed(index + 1),
-                dtype=dtype,
                 name=f"block_{index}",
+                **block_arguments,
             )
             for index in range(1 if share_layers else num_layers)
         ]
@@ -183,10 +225,12 @@ class LRAClassifier(keras.Model):
 
         # === Functional Model ===
         token_ids = keras.Input((None,), dtype="int32", name="token_ids")
-        x, p = embedding(token_ids)
+        # The tokens and, with Luna, the packed sequence.
+        sequences = keras.tree.flatten(embedding(token_ids))
         for index in range(num_layers):
-            x, p = blocks[0 if share_layers else index](x, p)
-        x = pool(x, p)
+            block = blocks[0 if share_layers else index]
+            sequences = keras.tree.flatten(block(*sequences))
+        x = pool(sequences[0], sequences[-1])
         for layer in head:
             x = layer(x)
         super().__init__(inputs=token_ids, outputs=x, **kwargs)
@@ -226,6 +270,7 @@ class LRAClassifier(keras.Model):
             "contraction": contraction,
             "remat": remat,
             "seed": seed,
+            "attention": attention,
         }
 
     def get_config(self):
@@ -245,3 +290,53 @@ class LRAClassifier(keras.Model):
         if isinstance(dtype, dict):
             config["dtype"] = keras.dtype_policies.deserialize(dtype)
         return cls(**config)
+
+
+def _check_softmax(pooling, **given):
+    """Refuses what only Luna has."""
+    if pooling == "packed":
+        raise ValueError(
+            "`pooling` must be 'cls' or 'mean' with attention='softmax', "
+            "which has no packed sequence. Got: 'packed'"
+        )
+    for name, value in given.items():
+        if value != _LUNA_ONLY[name]:
+            raise ValueError(
+                f"`{name}` must be {_LUNA_ONLY[name]!r} with "
+                f"attention='softmax', which does not use it. Got: {value!r}"
+            )
+
+
+class _TokenEmbedding(LunaEmbedding):
+    """`LunaEmbedding` without the packed sequence and its weights."""
+
+    def build(self, token_ids_shape):
+        self.token_embedding = self._table(
+            "token_embedding", self.vocabulary_size
+        )
+        if self.position_embedding == "learned":
+            self.positions = self._table(
+                "position_embedding",
+                self.max_sequence_length + self.first_position,
+            )
+        self.layer_norm = keras.layers.LayerNormalization(
+            epsilon=self.layer_norm_epsilon,
+            dtype=self.dtype_policy,
+            name="layer_norm",
+        )
+        self.layer_norm.build((*token_ids_shape, self.hidden_dim))
+
+    def call(self, token_ids, training=None):
+        self._check(token_ids)
+        mask = None
+        if self.padding_id is not None:
+            mask = ops.not_equal(token_ids, self.padding_id)
+        x = self.token_embedding(token_ids) * self.scale
+        x = self.layer_norm(self._add_positions(x, mask))
+        x = self.dropout_layer(x, training=training)
+        if mask is not None:
+            x = _masks.set_mask(x * ops.cast(mask, x.dtype)[..., None], mask)
+        return x
+
+    def compute_output_spec(self, token_ids, training=None):
+        return super().compute_output_spec(token_ids, training)[0]

@@ -78,7 +78,9 @@ def assert_same(a, b):
 
 def test_every_argument_comes_back():
     arguments = inspect.signature(LRAClassifier).parameters
-    assert set(arguments) - {"kwargs"} == EVERYTHING.keys() - {"name"}
+    assert set(arguments) - {"kwargs", "attention"} == EVERYTHING.keys() - {
+        "name"
+    }
     model = LRAClassifier(**EVERYTHING)
     config = model.get_config()
     again = LRAClassifier.from_config(config)
@@ -301,6 +303,8 @@ def test_export(model, tmp_path):
         ("position_embedding", "rotary", "'learned', 'sinusoidal', 'none'"),
         ("pooling", "max", "'cls', 'mean', 'packed'"),
         ("contraction", "fast", "'auto', 'direct', 'absorbed'"),
+        ("packed_length", None, "positive"),
+        ("attention", "linear", "'luna', 'softmax'"),
     ],
 )
 def test_wrong_argument(name, value, allowed):
@@ -344,3 +348,161 @@ def test_dropout_seeds_are_not_negative():
     seeds = [v for v in model.non_trainable_variables if "seed" in v.path]
     assert seeds
     assert all(seed.numpy()[0] >= 0 for seed in seeds)
+
+
+# === The baseline: softmax attention in the same encoder ===
+
+SOFTMAX = {
+    **{k: v for k, v in SMALL.items() if k != "packed_length"},
+    "attention": "softmax",
+}
+# Every argument that both attentions take, at another value than its default.
+SOFTMAX_EVERYTHING = {
+    **{
+        name: value
+        for name, value in EVERYTHING.items()
+        if name
+        not in (
+            "num_pack_heads",
+            "tie_key_value",
+            "dynamic_packing",
+            "contraction",
+            "packed_length",
+        )
+    },
+    "attention": "softmax",
+    "pooling": "mean",
+}
+
+
+def make_softmax(**kwargs):
+    return make(attention="softmax", **kwargs)
+
+
+def test_softmax_comes_back():
+    model = LRAClassifier(**SOFTMAX_EVERYTHING)
+    config = model.get_config()
+    again = LRAClassifier.from_config(config)
+    assert again.get_config() == config
+    for name, value in SOFTMAX_EVERYTHING.items():
+        if name != "dtype":
+            assert config[name] == value, name
+    (block,) = again.blocks
+    assert (block.activation_dropout, block.remat) == (0.4, True)
+    assert (block.dropout, block.attention_dropout) == (0.2, 0.3)
+    assert block.normalize_first is True
+    assert block.activation is keras.activations.relu
+    assert block.compute_dtype == "bfloat16"
+    assert (again.embedding.scale, again.embedding.padding_id) == (2.0, 1)
+
+
+def test_a_config_from_before_there_was_a_choice_is_luna():
+    config = LRAClassifier(**SMALL).get_config()
+    assert config.pop("attention") == "luna"
+    model = LRAClassifier.from_config(config)
+    assert type(model.blocks[0]).__name__ == "LunaTransformerBlock"
+
+
+def test_softmax_differs_in_the_attention_and_the_packed_sequence_alone():
+    luna, softmax = (
+        LRAClassifier(**SMALL, attention=attention)
+        for attention in ("luna", "softmax")
+    )
+
+    def other_weights(model):
+        return {
+            w.path: tuple(w.shape)
+            for w in model.weights
+            if "attention/" not in w.path and "packed" not in w.path
+        }
+
+    assert other_weights(luna) == other_weights(softmax)
+    assert not any("packed" in w.path for w in softmax.weights)
+    width, layers = SMALL["hidden_dim"], SMALL["num_layers"]
+    attention = [w for w in softmax.weights if "self_attention/" in w.path]
+    count = sum(int(np.prod(w.shape)) for w in attention)
+    assert count == layers * 4 * (width * width + width)
+    rest = sum(int(np.prod(shape)) for shape in other_weights(luna).values())
+    assert softmax.count_params() == count + rest
+
+
+@pytest.mark.parametrize("remat", [False, True], ids=["plain", "remat"])
+def test_softmax_misses_no_gradient(remat):
+    model = make_softmax(dropout=0.1, remat=remat)
+    model.compile(
+        "sgd",
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=False,
+    )
+    before = [w.numpy() for w in model.trainable_weights]
+    history = model.fit(IDS, np.array([1, 2]), epochs=2, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+    for old, weight in zip(before, model.trainable_weights, strict=True):
+        # A softmax does not see the bias of its keys.
+        if not weight.path.endswith("key/bias"):
+            assert np.abs(weight.numpy() - old).max() > 0, weight.path
+
+
+@pytest.mark.parametrize(
+    "pooling,positions",
+    itertools.product(("cls", "mean"), ("learned", "sinusoidal")),
+)
+def test_softmax_depends_on_no_padding(pooling, positions):
+    model = make_softmax(pooling=pooling, position_embedding=positions)
+    batch = logits(model)
+    np.testing.assert_allclose(batch[1:], logits(model, IDS[1:, :2]), atol=1e-5)
+    changed = IDS.copy()
+    changed[1, 1] = 5
+    assert np.abs(logits(model, changed)[1] - batch[1]).max() > 1e-3
+
+
+def test_softmax_without_a_padding_id_counts_every_token():
+    model = make_softmax(padding_id=None)
+    changed = np.abs(logits(model)[1:] - logits(model, IDS[1:, :2])).max()
+    assert changed > 1e-3
+
+
+def test_softmax_of_a_fully_padded_row_is_finite():
+    assert np.isfinite(logits(make_softmax(), [[0, 0, 0], [1, 2, 3]])).all()
+
+
+def test_softmax_in_mixed_precision_and_compiled():
+    exact = make_softmax()
+    expected = logits(exact)
+    mixed = make_softmax(dtype="mixed_bfloat16")
+    assert logits(mixed).dtype == np.float32
+    np.testing.assert_allclose(logits(mixed), expected, atol=0.2)
+    compiled = tf.function(lambda ids: exact(ids), jit_compile=True)
+    got = compiled(tf.constant(IDS, tf.int32))
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_softmax_in_files(tmp_path):
+    model = make_softmax()
+    model.save(tmp_path / "m.keras")
+    assert_same(keras.models.load_model(tmp_path / "m.keras"), model)
+    model.save_weights(tmp_path / "m.weights.h5")
+    other = LRAClassifier(**SOFTMAX)
+    other.load_weights(tmp_path / "m.weights.h5")
+    assert_same(other, model)
+    model.export(tmp_path / "m", verbose=False)
+    loaded = tf.saved_model.load(str(tmp_path / "m"))
+    served = loaded.serve(np.array(IDS, "int32"))
+    np.testing.assert_allclose(served, logits(model), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name,value,allowed",
+    [
+        ("num_pack_heads", 2, "must be None"),
+        ("tie_key_value", True, "must be False"),
+        ("dynamic_packing", False, "must be True"),
+        ("contraction", "direct", "must be 'auto'"),
+        ("pooling", "packed", "must be 'cls' or 'mean'"),
+        ("num_heads", 3, "divide the width"),
+    ],
+)
+def test_softmax_refuses_what_only_luna_has(name, value, allowed):
+    with pytest.raises(ValueError, match=f"`{name}` .*{allowed}") as raised:
+        LRAClassifier(**{**SOFTMAX, name: value})
+    assert f"Got: {value!r}" in str(raised.value)

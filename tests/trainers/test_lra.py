@@ -1,7 +1,9 @@
-"""One tiny run through the real command line, then what it left behind."""
+"""Tiny runs through the real command line, and what they leave behind."""
 
 import csv
+import io
 import json
+import signal
 import subprocess
 import sys
 
@@ -9,19 +11,21 @@ import keras
 import numpy as np
 import pytest
 import yaml
-from luna_tf.trainers import lra, lra_report
+from luna_tf.trainers import lra, lra_report, session
 from luna_tf.trainers.lra_recipe import PROGRAM, LRARecipe
+from luna_tf.trainers.machine import Machine
 from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
 )
 
-from luna_tf.training import recipes
+from luna_tf.training import files, recipes
+from luna_tf.training.progress import ProgressBar
 
 TINY = (
     "--config=quick --train_examples=64 --validation_examples=21 "
     "--test_examples=43 --hidden_dim=8 --intermediate_dim=8 --num_layers=1 "
     "--num_heads=2 --packed_length=3 --batch_size=16 --train_steps=6 "
-    "--warmup_steps=2 --eval_every=3 --steps_per_loop=2"
+    "--warmup_steps=2 --eval_every=4 --steps_per_loop=2"
 ).split()
 
 
@@ -42,6 +46,15 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(folder):
     return json.loads((folder / "results.json").read_text())
+
+
+def read_history(folder):
+    text = files.read_text(files.join(folder, "history.csv"))
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def column(folder, name):
+    return [float(row[name]) for row in read_history(folder) if row[name]]
 
 
 def read_recipe(name_or_path):
@@ -65,14 +78,25 @@ class TestRun:
         assert written.weight_decay == read_recipe("quick").weight_decay
 
     def test_history_holds_training_and_validation(self, folder):
-        with open(folder / "history.csv", newline="") as file:
-            rows = list(csv.DictReader(file))
-        assert [row["step"] for row in rows] == ["2", "3", "4", "6"]
+        rows = read_history(folder)
+        assert [row["step"] for row in rows] == ["2", "4", "6"]
         validated = [r["step"] for r in rows if r["validation_accuracy"]]
-        assert validated == ["3", "6"]
+        assert validated == ["4", "6"]
         for row in rows:
             assert 0.0 < float(row["train_loss"]) < 20.0
             assert float(row["train_learning_rate"]) > 0.0
+            assert float(row["train_gradient_norm"]) > 0.0
+
+    def test_the_environment_of_the_only_start(self, folder):
+        (start,) = json.loads((folder / "environment.json").read_text())
+        assert start["command"] == sys.argv
+        assert start["packages"]["keras"] == keras.__version__
+        assert start["precision"] == "float32"
+        assert start["replicas"] == 1
+
+    def test_a_checkpoint_with_every_validation(self, folder):
+        names = {path.name for path in (folder / "checkpoints").iterdir()}
+        assert names == {"step-00000004", "step-00000006"}
 
     @pytest.mark.parametrize("split", ["train", "validation"])
     def test_tensorboard_events(self, folder, split):
@@ -81,7 +105,7 @@ class TestRun:
         tags = set(events.Tags()["tensors"])
         wanted = {"loss", "accuracy"}
         if split == "train":
-            wanted |= {"learning_rate", "examples_per_second"}
+            wanted |= {"learning_rate", "gradient_norm", "tokens_per_second"}
         assert wanted <= tags
 
     def test_curves_are_a_png(self, folder):
@@ -90,7 +114,7 @@ class TestRun:
 
     def test_results_agree_with_the_model_on_the_data(self, folder, results):
         recipe = read_recipe(folder / "recipe.yaml")
-        test = lra.load_splits(recipe, folder)["test"]
+        test = lra.load_splits(recipe, str(folder))["test"]
         model = keras.saving.load_model(folder / "model.keras")
         token_ids = test.padded(np.arange(len(test)), recipe.sequence_length)
         right = model.predict(token_ids, verbose=0).argmax(-1) == test.labels
@@ -117,7 +141,7 @@ class TestRun:
             np.testing.assert_array_equal(first, second)
 
     def test_the_tables_show_the_figures_of_the_json(self, folder, results):
-        text = lra_report.to_text(results, folder)
+        text = lra_report.to_text(results, str(folder))
         markdown = (folder / "results.md").read_text()
         low, high = results["test"]["interval_95"]
         shown = [
@@ -172,13 +196,31 @@ for token_ids in json.loads(sys.argv[2]):
 
 
 class TestAgain:
-    def test_a_finished_run_is_refused(self, folder, capsys):
-        before = (folder / "results.json").read_bytes()
-        assert call(*TINY, f"--model_dir={folder}") == 2
+    def test_the_same_command_has_nothing_left_to_do(
+        self, folder, results, capsys
+    ):
+        kept = ("history.csv", "best.weights.h5", "recipe.yaml")
+        before = [(folder / name).read_bytes() for name in kept]
+        assert call(*TINY, f"--model_dir={folder}") == 0
+        assert "going on from step 6" in capsys.readouterr().err
+        assert [(folder / name).read_bytes() for name in kept] == before
+        again = json.loads((folder / "results.json").read_text())
+        for name in ("test", "best_step", "steps", "validation_accuracy"):
+            assert again[name] == results[name]
+        starts = json.loads((folder / "environment.json").read_text())
+        assert len(starts) == 2
+
+    def test_another_recipe_is_refused(self, folder, capsys):
+        before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+        changed = "--learning_rate=3e-3", "--train_steps=4"
+        assert call(*TINY, *changed, f"--model_dir={folder}") == 2
         message = capsys.readouterr().err
-        assert f"--model_dir={folder} already holds a run" in message
+        assert f"--model_dir={folder} holds a run with another" in message
+        assert "learning_rate was 0.002, now 0.003" in message
+        assert "train_steps was 6, now 4" in message
         assert "--overwrite" in message
-        assert (folder / "results.json").read_bytes() == before
+        after = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+        assert after == before
 
     def test_evaluate_reads_the_run(self, folder, results, capsys):
         before = (folder / "results.json").read_bytes()
@@ -187,35 +229,120 @@ class TestAgain:
         assert accuracy in capsys.readouterr().out
         assert (folder / "results.json").read_bytes() == before
 
-    def test_evaluate_without_a_run_is_refused(self, tmp_path, capsys):
-        assert call(f"--model_dir={tmp_path}", "--mode=evaluate") == 2
+    @pytest.mark.parametrize("mode", ["evaluate", "export"])
+    def test_nothing_to_read_is_refused(self, tmp_path, capsys, mode):
+        assert call(f"--model_dir={tmp_path}", f"--mode={mode}") == 2
         assert "holds no recipe.yaml" in capsys.readouterr().err
+        recipe = recipes.to_yaml(read_recipe("quick"))
+        (tmp_path / "recipe.yaml").write_text(recipe)
+        assert call(f"--model_dir={tmp_path}", f"--mode={mode}") == 2
+        assert "holds no best.weights.h5" in capsys.readouterr().err
 
-    def test_an_interrupt_keeps_curves_and_best_weights(
-        self, tmp_path, monkeypatch
+
+def send_at(monkeypatch, number, at_step):
+    """Lets a signal come while a step is reported."""
+    update = ProgressBar.update
+
+    def signalling(self, step, text=""):
+        update(self, step, text)
+        if "loss" in text and step == at_step:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(ProgressBar, "update", signalling)
+
+
+class TestStopped:
+    @pytest.mark.slow
+    def test_a_run_goes_on_where_it_was_stopped(
+        self, folder, tmp_path, monkeypatch, capsys
     ):
-        from luna_tf.training.progress import ProgressBar
-
-        def update(self, step, text=""):
-            if "loss" in text and step > 3:
-                raise KeyboardInterrupt
-
-        monkeypatch.setattr(ProgressBar, "update", update)
+        whole = folder
         arguments = [*TINY, "--nojit_compile", f"--model_dir={tmp_path}"]
-        assert call(*arguments) == 130
+        with monkeypatch.context() as patch:
+            send_at(patch, signal.SIGTERM, 2)
+            profile = "--profile_steps=0,2"
+            assert call(*arguments, "--keep_checkpoints=1", profile) == 75
+        assert "SIGTERM at step 2. The same command goes" in (
+            capsys.readouterr().out
+        )
+        assert not (tmp_path / "results.json").exists()
+        profiles = tmp_path / "tensorboard" / "profile"
+        assert list(profiles.rglob("*.xplane.pb"))
+
+        with monkeypatch.context() as patch:
+            send_at(patch, signal.SIGINT, 4)
+            assert call(*arguments, "--keep_checkpoints=1") == 130
+        told = capsys.readouterr()
+        assert "going on from step 2" in told.err
+        assert "SIGINT at step 4" in told.out
         for name in ("curves.png", "history.csv", "best.weights.h5"):
             assert (tmp_path / name).stat().st_size > 0
-        assert not (tmp_path / "results.json").exists()
+        (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+        assert checkpoint.name == "step-00000004"
 
-        # The same folder again: the data stay, the rest is replaced.
-        monkeypatch.undo()
+        # With the same numbers as a run that nothing came in between.
+        assert call(*arguments, "--mode=train") == 0
+        assert "going on from step 4" in capsys.readouterr().err
+        assert column(tmp_path, "step") == [2, 4, 6]
+        for name in ("train_loss", "validation_loss", "train_learning_rate"):
+            expected = pytest.approx(column(whole, name), rel=1e-4)
+            assert column(tmp_path, name) == expected
+        starts = json.loads((tmp_path / "environment.json").read_text())
+        assert len(starts) == 3
+
+        # More steps may be asked for.
+        more = "--train_steps=8", "--mode=train"
+        assert call(*arguments, *more) == 0
+        assert "going on from step 6" in capsys.readouterr().err
+        assert column(tmp_path, "step") == [2, 4, 6, 8]
+        assert read_recipe(tmp_path / "recipe.yaml").train_steps == 8
+
+        # Overwriting keeps the data, and replaces the rest.
         (cache,) = (tmp_path / "data").iterdir()
         made = (cache / "train.tfrecord").stat().st_mtime_ns
         arguments += ["--overwrite", "--precision=mixed_bfloat16"]
         assert call(*arguments) == 0
-        assert (tmp_path / "results.json").exists()
+        assert "going on" not in capsys.readouterr().err
+        assert column(tmp_path, "step") == [2, 4, 6]
         assert (tmp_path / "saved_model").exists()
         assert (cache / "train.tfrecord").stat().st_mtime_ns == made
+        (start,) = json.loads((tmp_path / "environment.json").read_text())
+        assert start["precision"] == "mixed_bfloat16"
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, capsys):
+    wild = "--nojit_compile", "--learning_rate=1e30", "--clip_norm=0"
+    assert call(*TINY, *wild, f"--model_dir={tmp_path}") == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("luna-lra: loss or gradient was not finite at")
+    (path,) = tmp_path.glob("not_finite_step_*.npz")
+    with np.load(path) as batch:
+        assert batch["token_ids"].shape == (16, 32)
+        assert batch["labels"].shape == batch["indices"].shape == (16,)
+        first = ", ".join(map(str, batch["indices"]))
+        assert f"at {path.stem[11:].replace('_', ' ')} (examples {first})" in (
+            message
+        )
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_a_whole_run_beyond_the_local_disk(tmp_path, capsys):
+    folder = f"ram://{tmp_path.name}/run"
+    places = f"--model_dir={folder}/", f"--cache_dir={tmp_path}"
+    assert call(*TINY, "--nojit_compile", *places) == 0
+    for name in lra_report.FILES:
+        assert files.exists(files.join(folder, name)), name
+    assert column(folder, "step") == [2, 4, 6]
+    assert f"Files in {folder}\n" in capsys.readouterr().out
+
+
+def test_the_input_benchmark_trains_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(session, "INPUT_BENCHMARK_SECONDS", 0.2)
+    places = "--mode=input_benchmark", f"--model_dir={tmp_path}"
+    assert call(*TINY, *places) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("Input pipeline alone: ")
+    assert {path.name for path in tmp_path.iterdir()} == {"data"}
 
 
 class TestBadInput:
@@ -233,6 +360,20 @@ class TestBadInput:
             ("--max_length=6 --max_depth=1", "different expressions"),
             ("--data_dir=/nowhere", "data_dir='/nowhere' is not possible"),
             ("three", "unexpected argument 'three'"),
+            ("--steps_per_loop=30", "steps_per_loop=30 must divide eval_every"),
+            ("--checkpoint_every=30", "must divide checkpoint_every"),
+            ("--batch_size=6 --accumulation_steps=4", "a multiple of 4"),
+            ("--profile_steps=5", "profile_steps='5' is not possible"),
+            ("--profile_steps=5,5", "profile_steps must be two rising steps"),
+            ("--data_service=host:1", "data_service='host:1' is not possible"),
+            ("--distribution_strategy=gpu", "should be one of <auto|tpu|"),
+            ("--distribution_strategy=mirrored", "there is one CPU"),
+            ("--distribution_strategy=multi_worker_mirrored", "TF_CONFIG"),
+            ("--tpu=grpc://host", "allowed is grpc://host:port"),
+            ("--tpu=x --distribution_strategy=one_device", "tpu='x' is not"),
+            ("--logical_cpus=0", "--logical_cpus=0: allowed is an integer"),
+            ("--mode=test", "should be one of <train_and_evaluate|train|"),
+            ("--model_dir=/", "--model_dir=/ is not possible: allowed is a"),
         ],
     )
     def test_is_told_at_once(self, tmp_path, capsys, arguments, message):
@@ -257,7 +398,7 @@ class TestBadInput:
     def test_a_folder_that_cannot_be_made(self, tmp_path, capsys):
         (tmp_path / "file").write_text("")
         assert call(*TINY, f"--model_dir={tmp_path / 'file' / 'run'}") == 2
-        assert "cannot be made" in capsys.readouterr().err
+        assert "file/run cannot be written to: " in capsys.readouterr().err
 
     def test_malformed_released_files(self, tmp_path, capsys):
         for name in ("train", "val", "test"):
@@ -280,8 +421,9 @@ def test_help_names_every_flag_once(capsys):
     assert text.startswith("luna-lra trains Luna on ListOps")
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
-    for field in (*LRARecipe.__dataclass_fields__, "config", "model_dir"):
-        heads = (f"  --{field}=", f"  --[no]{field} ")
+    fields = *Machine.__dataclass_fields__, *LRARecipe.__dataclass_fields__
+    for field in (*fields, "config", "model_dir", "mode", "overwrite"):
+        heads = (f"  --{field}=", f"  --[no]{field} ", f"  --{field} ")
         assert len([x for x in lines if x.startswith(heads)]) == 1, field
 
 

@@ -90,12 +90,75 @@ def test_run_log_writes_a_table_and_events(tmp_path):
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["5", "10"]
     assert [row["validation_loss"] for row in rows] == ["", "2.25"]
-    assert [path.name for path in tmp_path.glob("*.tmp")] == []
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "history.csv",
+        "tensorboard",
+    }
     for split, expected in (
         ("train", [(5, 2.5), (10, 2.0)]),
         ("validation", [(10, 2.25)]),
     ):
         assert _scalars(tmp_path / "tensorboard" / split, "loss") == expected
+
+
+def test_a_resumed_run_takes_over_its_table(tmp_path):
+    with RunLog(tmp_path) as log:
+        for step in (5, 10, 15):
+            log.add("train", step, {"loss": step / 4})
+        log.add("validation", 10, {"loss": 2.25})
+    with RunLog(tmp_path) as log:
+        log.resume(10)
+        assert log.history()["step"] == [5, 10]
+        # Measured again: the checkpoint was from before.
+        log.add("train", 15, {"loss": 9.0})
+        log.add("train", 20, {"loss": 0.1, "accuracy": 0.5})
+        history = log.history()
+    assert history["step"] == [5, 10, 15, 20]
+    assert history["train_loss"] == [1.25, 2.5, 9.0, 0.1]
+    assert history["validation_loss"][1] == 2.25
+    assert math.isnan(history["validation_loss"][2])
+    with open(tmp_path / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["train_loss"] for row in rows] == ["1.25", "2.5", "9.0", "0.1"]
+    assert [row["train_accuracy"] for row in rows] == ["", "", "", "0.5"]
+
+
+def test_a_run_without_a_table_resumes_with_an_empty_one(tmp_path):
+    with RunLog(tmp_path) as log:
+        log.resume(10)
+        assert log.history() == {"step": []}
+
+
+def test_numbers_come_back_from_the_table_as_they_were(tmp_path):
+    values = {"loss": 0.1 + 0.2, "learning_rate": 1e-7 / 3}
+    with RunLog(tmp_path) as log:
+        log.add("train", 1, values)
+    log = RunLog(tmp_path)
+    log.resume(1)
+    history = log.history()
+    assert history["train_loss"] == [values["loss"]]
+    assert history["train_learning_rate"] == [values["learning_rate"]]
+
+
+def test_a_table_beyond_the_local_disk(tmp_path):
+    folder = f"ram://{tmp_path.name}"
+    for last in (1, 2):
+        log = RunLog(folder)
+        log.resume(1)
+        log.add("train", last, {"loss": 1.0 / last})
+        log.close()
+    log.resume(2)
+    assert log.history() == {"step": [1, 2], "train_loss": [1.0, 0.5]}
+
+
+def test_a_note_is_a_text_for_tensorboard(tmp_path):
+    with RunLog(tmp_path) as log:
+        log.note("recipe", "    width: 8\n    fast: true")
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "train"))
+    events.Reload()
+    (event,) = events.Tensors("recipe")
+    text = tf.make_ndarray(event.tensor_proto).item().decode()
+    assert text == "    width: 8\n    fast: true"
 
 
 def _scalars(folder, tag):

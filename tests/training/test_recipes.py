@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from absl import flags
 
-from luna_tf.training import recipes
+from luna_tf.training import files, recipes
 from luna_tf.training.recipes import RecipeError, setting
 
 
@@ -116,6 +116,49 @@ def test_reads_by_name_or_by_path(tmp_path):
         recipes.read_yaml("smal", folder)
     assert "no recipe 'smal'. Allowed: small, or" in str(error.value)
     assert "Did you mean `small`?" in str(error.value)
+
+
+def test_reads_from_any_file_system(tmp_path):
+    path = f"ram://{tmp_path.name}/recipe.yaml"
+    with pytest.raises(RecipeError, match="no recipe 'ram://"):
+        recipes.read_yaml(path, tmp_path)
+    files.write_text(path, "kind: bee\nfolder: Zürich\n")
+    values = recipes.read_yaml(path, tmp_path)
+    assert values == {"kind": "bee", "folder": "Zürich"}
+
+
+class TestDifferences:
+    def test_none_to_what_was_written(self, tmp_path):
+        recipe = build(heads=2, rate=1e-8, kind="bee", fast=False)
+        (tmp_path / "x.yaml").write_text(recipes.to_yaml(recipe))
+        before = recipes.read_yaml("x", tmp_path)
+        # YAML reads 1.0e-08 back as a number and 1e-8 as text.
+        assert recipes.differences(before, recipe) == {}
+        assert recipes.differences({**before, "rate": "1e-8"}, recipe) == {}
+
+    def test_are_named_with_both_values(self):
+        before = {**VALUES, "heads": 4, "fast": False}
+        found = recipes.differences(before, build(rate=1, folder="x"))
+        assert found == {
+            "heads": (4, None),
+            "rate": (0.5, 1.0),
+            "fast": (False, True),
+            "folder": (None, "x"),
+        }
+        assert list(found) == ["heads", "rate", "fast", "folder"]
+
+    def test_a_field_that_came_later_had_its_default(self):
+        assert recipes.differences(VALUES, build(dropout=0.1)) == {}
+        found = recipes.differences(VALUES, build(dropout=0.2))
+        assert found == {"dropout": (0.1, 0.2)}
+
+    def test_a_field_that_was_not_there_and_has_no_default(self):
+        found = recipes.differences({"rate": 0.5}, build())
+        assert found == {"width": (None, 8)}
+
+    def test_a_value_that_is_no_longer_allowed(self):
+        found = recipes.differences({**VALUES, "kind": "sea"}, build())
+        assert found == {"kind": ("sea", "a")}
 
 
 @pytest.mark.parametrize(

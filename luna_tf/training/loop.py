@@ -333,7 +333,9 @@ class Loop:
                 state_mapping=mapping, collect_losses=True
             ) as scope:
                 scores = self.task(batch, training=True)
-                penalties = self.model.losses
+                # Not `model.losses`, which finds no value for weights that the
+                # scope does not hold.
+                penalties = [*scope.losses, *self._regularization()]
             sums = self._summed(scores)
             objective = sums[0]
             if penalties:
@@ -357,6 +359,13 @@ class Loop:
             for v, old in zip(others, state, strict=True)
         ]
         return gradients, sums, static_weight, new_state
+
+    def _regularization(self) -> list[tf.Tensor]:
+        return [
+            tf.convert_to_tensor(v.regularizer(v))
+            for v in self.model.trainable_variables
+            if v.regularizer is not None
+        ]
 
     def _summed(self, scores: Scores) -> tf.Tensor:
         """Loss, weight, tokens and metrics of a batch as one vector."""

@@ -219,6 +219,33 @@ def test_parts_that_do_not_divide_the_rows_are_refused():
         run(loop, make_source(8), steps=1)
 
 
+def test_activity_penalties_are_means_over_what_counts():
+    """What a layer adds by itself, next to the regularizers of weights."""
+
+    class Penalized(Classifier):
+        def call(self, token_ids, training=None):
+            logits = super().call(token_ids, training)
+            self.add_loss(0.01 * keras.ops.mean(logits**2))
+            return logits
+
+    source, weights = make_source(12), []
+    for parts in (1, 2):
+        keras.utils.set_random_seed(0)
+        model = Penalized()
+        model.build()
+        loop = make_loop(
+            model,
+            keras.optimizers.SGD(1.0),
+            accumulation_steps=parts,
+        )
+        run(loop, source)
+        weights.append(model.head.kernel.numpy())
+    plain = make_model()
+    run(make_loop(plain, keras.optimizers.SGD(1.0)), source)
+    np.testing.assert_allclose(weights[0], weights[1], atol=1e-6)
+    assert np.abs(weights[0] - plain.head.kernel.numpy()).max() > 1e-4
+
+
 def test_penalties_count_once_whatever_the_parts():
     penalty = keras.regularizers.L2(0.5)
     source, other = make_source(12), make_model(penalty=penalty)

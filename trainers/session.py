@@ -9,9 +9,6 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from absl import flags as absl_flags
-from absl import logging as absl_logging
-
 from luna_tf.training import files, recipes
 from luna_tf.training.recipes import RecipeError
 
@@ -113,9 +110,6 @@ def start(command: flags.Command) -> Placement:
         RecipeError: the devices cannot be had.
     """
     flags.import_tensorflow()
-    if absl_flags.FLAGS["verbosity"].using_default_value:
-        # TensorFlow tells how long each part of a checkpoint took.
-        absl_logging.set_verbosity(absl_logging.WARNING)
     import keras
 
     from luna_tf.training.strategy import StrategyError, choose_strategy

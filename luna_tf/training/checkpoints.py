@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
+from absl import logging as absl_logging
 
 from . import files
 
@@ -274,6 +275,10 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _writing(path: str) -> Iterator[None]:
+    # TensorFlow tells how long the parts of a write took; AutoGraph undoes a
+    # level that is set once and for all.
+    level = absl_logging.get_verbosity()
+    absl_logging.set_verbosity(absl_logging.WARNING)
     try:
         yield
     except (tf.errors.OpError, OSError) as error:
@@ -281,6 +286,8 @@ def _writing(path: str) -> Iterator[None]:
             f"{path} could not be written: {_first_line(error)}. Checkpoints "
             "from before are whole."
         ) from error
+    finally:
+        absl_logging.set_verbosity(level)
 
 
 def _first_line(error: BaseException) -> str:

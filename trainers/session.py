@@ -9,6 +9,9 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from absl import flags as absl_flags
+from absl import logging as absl_logging
+
 from luna_tf.training import files, recipes
 from luna_tf.training.recipes import RecipeError
 
@@ -110,6 +113,9 @@ def start(command: flags.Command) -> Placement:
         RecipeError: the devices cannot be had.
     """
     flags.import_tensorflow()
+    if absl_flags.FLAGS["verbosity"].using_default_value:
+        # TensorFlow tells of every reduction between workers.
+        absl_logging.set_verbosity(absl_logging.WARNING)
     import keras
 
     from luna_tf.training.strategy import StrategyError, choose_strategy

@@ -6,11 +6,13 @@
 set -euo pipefail
 folder=$1
 mkdir -p "$folder"
+arguments=(
+  --config=quick --mode=train --train_examples=512 --validation_examples=64
+  --test_examples=16 --num_layers=1 --dropout=0.1 --train_steps=200
+  --warmup_steps=10 --eval_every=20 --steps_per_loop=10
+)
 train() {
-  luna-lra --config=quick --mode=train --train_examples=512 \
-    --validation_examples=64 --test_examples=16 --num_layers=1 --dropout=0.1 \
-    --train_steps=200 --warmup_steps=10 --eval_every=20 --steps_per_loop=10 \
-    --model_dir="$1" >> "$1.log" 2>&1
+  luna-lra "${arguments[@]}" --model_dir="$1" >> "$1.log" 2>&1
 }
 # Waits until a run has a checkpoint of this step, then sends it a signal.
 interrupt() {
@@ -31,13 +33,12 @@ PYTHON
 train "$folder/whole"
 for attempt in "KILL 00000040" "TERM 00000120"; do
   read -r signal step <<< "$attempt"
-  train "$folder/killed" &
-  # The function runs in a shell of its own; the program is its child.
-  shell=$!
-  until child=$(pgrep -P "$shell"); do sleep 0.05; done
+  luna-lra "${arguments[@]}" --model_dir="$folder/killed" \
+    >> "$folder/killed.log" 2>&1 &
+  child=$!
   interrupt "$signal" "$step" "$child"
   status=0
-  wait "$shell" || status=$?
+  wait "$child" || status=$?
   echo "$signal at step $step: exit status $status"
 done
 [ "$status" = 75 ] || { echo "SIGTERM gave $status, not 75"; exit 1; }

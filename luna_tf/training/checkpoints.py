@@ -243,6 +243,7 @@ class Checkpoints:
         try:
             status = tf.train.Checkpoint(**self._state).read(f"{path}/state")
             status.assert_existing_objects_matched()
+            status.expect_partial()  # averaging wants the model alone
             if make_iterator is not None:
                 iterator = tf.train.Checkpoint(iterator=make_iterator())
                 status = iterator.read(f"{path}/input-{self._worker}")

@@ -8,6 +8,7 @@ Luna recipes count in the same way, hence no shift by one anywhere here.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -76,6 +77,99 @@ class InverseSquareRoot(keras.optimizers.schedules.LearningRateSchedule):
     def get_config(self) -> dict[str, Any]:
         return {
             "learning_rate": self.learning_rate,
+            "warmup_steps": self.warmup_steps,
+            "initial_learning_rate": self.initial_learning_rate,
+            "name": self.name,
+        }
+
+
+@keras.saving.register_keras_serializable(package="luna_tf")
+class Milestones(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up, then constant but for a few sudden drops.
+
+    With `u` updates done, the next one is made at
+
+        initial + u · (learning_rate - initial) / warmup_steps   (u < warmup)
+        learning_rate · factor^(milestones that are at most u)   (otherwise)
+
+    Args:
+        learning_rate: peak of the schedule, reached at `u = warmup_steps`.
+        milestones: rising updates from which on the learning rate is
+            multiplied once more; none before the end of the warm-up.
+        factor: what it is multiplied by, more than 0 and at most 1.
+        warmup_steps: updates of linear growth, 0 for none.
+        initial_learning_rate: learning rate of the very first update.
+        name: name of the schedule.
+
+    Raises:
+        ValueError: when an argument is out of range.
+
+    Example:
+
+    ```python
+    schedule = Milestones(0.1, [300_000, 450_000], 0.1, warmup_steps=1000)
+    optimizer = keras.optimizers.SGD(schedule)
+    ```
+    """
+
+    def __init__(
+        self,
+        learning_rate: float,
+        milestones: Sequence[int],
+        factor: float = 0.1,
+        warmup_steps: int = 0,
+        initial_learning_rate: float = 1e-7,
+        name: str = "milestones",
+    ) -> None:
+        super().__init__()
+        _check_positive("learning_rate", learning_rate)
+        if warmup_steps < 0:
+            raise ValueError(
+                f"`warmup_steps` must not be negative. Received: {warmup_steps}"
+            )
+        milestones = [int(milestone) for milestone in milestones]
+        rising = sorted(set(milestones)) == milestones
+        if not rising or (milestones and milestones[0] < max(warmup_steps, 1)):
+            raise ValueError(
+                "`milestones` must rise, from `warmup_steps` "
+                f"({warmup_steps}) or later. Received: {milestones}"
+            )
+        if not 0.0 < factor <= 1.0:
+            raise ValueError(
+                "`factor` must be more than 0 and at most 1. "
+                f"Received: {factor}"
+            )
+        if initial_learning_rate < 0:
+            raise ValueError(
+                "`initial_learning_rate` must not be negative. "
+                f"Received: {initial_learning_rate}"
+            )
+        self.learning_rate = learning_rate
+        self.milestones = milestones
+        self.factor = factor
+        self.warmup_steps = warmup_steps
+        self.initial_learning_rate = initial_learning_rate
+        self.name = name
+
+    def __call__(self, step: Any) -> Any:
+        done = ops.cast(step, "float32")
+        slope = (self.learning_rate - self.initial_learning_rate) / max(
+            self.warmup_steps, 1
+        )
+        rate = ops.where(
+            done < self.warmup_steps,
+            self.initial_learning_rate + slope * done,
+            self.learning_rate,
+        )
+        for milestone in self.milestones:
+            rate = ops.where(done < milestone, rate, rate * self.factor)
+        return rate
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "learning_rate": self.learning_rate,
+            "milestones": self.milestones,
+            "factor": self.factor,
             "warmup_steps": self.warmup_steps,
             "initial_learning_rate": self.initial_learning_rate,
             "name": self.name,

@@ -2,14 +2,15 @@
 
 An `IndexedSource` can be read at any place: which examples a step sees is a
 pure function of `(seed, step)`, so a resumed run just starts its pipeline at
-another step. A `StreamSource` can only be read on; its iterator's own state is
-part of every checkpoint.
+another step. A `BucketedSource` is several of them, with batches of different
+shapes. A `StreamSource` can only be read on; its iterator's own state is part
+of every checkpoint.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -103,7 +104,179 @@ class StreamSource:
     make_dataset: Callable[[Share], tf.data.Dataset]
 
 
-Source = IndexedSource | StreamSource
+@dataclasses.dataclass(frozen=True)
+class BucketedSource:
+    """Examples in buckets, each of which has batches of a shape of its own.
+
+    Devices compile one program per shape and make `steps_per_loop` steps
+    without coming back to Python; so all steps of such a block are made on one
+    bucket. Examples are numbered through all buckets, one after the other.
+
+    Args:
+        sources: the buckets. No two may have batches of the same shape.
+        batch_sizes: rows of the global batch of each bucket. Buckets are
+            trained on in proportion to their examples, whatever their rows.
+
+    Raises:
+        ValueError: there is no bucket, there are not as many batch sizes as
+            buckets, or one is below 1.
+
+    Example:
+
+    ```python
+    source = BucketedSource(
+        [
+            IndexedSource(len(b.indices), gather(source, target, b))
+            for b in filled.buckets
+        ],
+        [b.shape.rows for b in filled.buckets],
+    )
+    ```
+    """
+
+    sources: Sequence[IndexedSource]
+    batch_sizes: Sequence[int]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sources", tuple(self.sources))
+        object.__setattr__(self, "batch_sizes", tuple(self.batch_sizes))
+        if not self.sources or len(self.sources) != len(self.batch_sizes):
+            raise ValueError(
+                "sources and batch_sizes must be as many, and at least one. "
+                f"Received: {len(self.sources)} and {len(self.batch_sizes)}"
+            )
+        if min(self.batch_sizes) < 1:
+            raise ValueError(
+                "batch_sizes must be at least 1. "
+                f"Received: {list(self.batch_sizes)}"
+            )
+
+    @property
+    def size(self) -> int:
+        """Number of examples in all buckets."""
+        return sum(source.size for source in self.sources)
+
+    @property
+    def offsets(self) -> list[int]:
+        """Number of the first example of each bucket."""
+        sizes = [0, *(source.size for source in self.sources[:-1])]
+        return np.cumsum(sizes).tolist()
+
+    def gather(self, indices: tf.Tensor) -> Mapping[str, tf.Tensor]:
+        """Reads examples of one bucket, that of the first index, eagerly."""
+        indices = np.asarray(indices, np.int64)
+        offsets = self.offsets
+        bucket = int(np.searchsorted(offsets, indices[0], "right")) - 1
+        return self.sources[bucket].gather(
+            tf.constant(indices - offsets[bucket])
+        )
+
+
+IndexableSource = IndexedSource | BucketedSource
+Source = IndexableSource | StreamSource
+
+
+def as_buckets(source: IndexableSource, batch_size: int) -> BucketedSource:
+    """Any source that can be read by index, as buckets.
+
+    Args:
+        source: buckets, or examples that make up a single one.
+        batch_size: rows of the global batch where `source` has no own.
+
+    Returns:
+        A source with at least one bucket.
+    """
+    if isinstance(source, BucketedSource):
+        return source
+    return BucketedSource([source], [batch_size])
+
+
+class BlockOrder:
+    """Which bucket every block of steps trains on.
+
+    A pure function of `(seed, block)`, so that a resumed run finds its place
+    by the step alone. Block `k` takes the point `k·φ + c` on a circle, modulo
+    1, with the golden ratio φ and a `c` that follows from the seed; every
+    bucket has an arc as long as the steps that one pass over it takes. Such
+    points fill a circle evenly at any time: a bucket is never more than a few
+    blocks ahead or behind, which drawing at random could not promise.
+
+    Args:
+        source: the buckets.
+        steps_per_loop: steps of a block.
+        seed: seed of the order.
+
+    Example:
+
+    ```python
+    order = BlockOrder(source, steps_per_loop=50, seed=0)
+    bucket = order.bucket(step=120)  # that of block 2
+    steps_so_far = order.steps(step=120)[bucket]
+    ```
+    """
+
+    def __init__(
+        self, source: BucketedSource, steps_per_loop: int, seed: int
+    ) -> None:
+        self._source = source
+        self._steps_per_loop = steps_per_loop
+        self._seed = seed
+        sizes = [s.size for s in source.sources]
+        # In whole numbers, as a rounding error would be another order.
+        common = int(np.lcm.reduce(np.array(source.batch_sizes, object)))
+        arcs = [
+            size * (common // rows)
+            for size, rows in zip(sizes, source.batch_sizes, strict=True)
+        ]
+        ends = [sum(arcs[: i + 1]) for i in range(len(arcs))]
+        self._ends = np.array(
+            [end * (2**64 - 1) // ends[-1] for end in ends], np.uint64
+        )
+        # Blocks before the one that was asked for last, by bucket.
+        self._block = 0
+        self._counts = np.zeros(len(arcs), np.int64)
+
+    def _buckets(self, first: int, last: int) -> np.ndarray:
+        blocks = np.arange(first, last, dtype=np.uint64)
+        # 2^64 divided by the golden ratio; the product wraps, as it should.
+        start = self._seed * 0xD1342543DE82EF95 % 2**64
+        points = blocks * np.uint64(0x9E3779B97F4A7C15) + np.uint64(start)
+        return np.minimum(
+            np.searchsorted(self._ends, points, "right"), len(self._ends) - 1
+        )
+
+    def bucket(self, step: int) -> int:
+        """The bucket that a step, from 0, trains on."""
+        block = step // self._steps_per_loop
+        return int(self._buckets(block, block + 1)[0])
+
+    def steps(self, step: int) -> np.ndarray:
+        """Steps on each bucket before a step, int64 `(buckets,)`."""
+        block, rest = divmod(step, self._steps_per_loop)
+        if block < self._block:
+            self._block, self._counts = 0, np.zeros_like(self._counts)
+        # Blocks are counted once, not again at every log.
+        self._counts = self._counts + np.bincount(
+            self._buckets(self._block, block), minlength=len(self._counts)
+        )
+        self._block = block
+        steps = self._counts * self._steps_per_loop
+        steps[self.bucket(step)] += rest
+        return steps
+
+    def examples(self, step: int) -> int:
+        """Examples seen before a step, repeated ones included."""
+        return int(self.steps(step) @ np.array(self._source.batch_sizes))
+
+    def indices(self, step: int) -> np.ndarray:
+        """Which examples a step sees, numbered through all buckets."""
+        bucket = self.bucket(step)
+        return self._source.offsets[bucket] + step_indices(
+            int(self.steps(step)[bucket]),
+            self._source.sources[bucket],
+            self._source.batch_sizes[bucket],
+            self._seed,
+        )
 
 
 def shuffled_indices(positions: tf.Tensor, size: int, seed: int) -> tf.Tensor:

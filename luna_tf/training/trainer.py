@@ -17,16 +17,20 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from .checkpoints import Checkpoints, Restored
+from .checkpoints import CheckpointError, Checkpoints, Restored
 from .loop import Loop, Measurements
 from .sources import (
+    BlockOrder,
+    BucketedSource,
+    IndexableSource,
     IndexedSource,
     Share,
     Source,
+    StreamSource,
+    as_buckets,
     check_static,
     evaluation_dataset,
     evaluation_steps,
-    step_indices,
     training_dataset,
 )
 from .stopping import StopSignals
@@ -38,7 +42,8 @@ class NonFiniteLossError(ArithmeticError):
 
     Args:
         step: number of the step, from 0.
-        indices: examples of its batch, None for a stream.
+        indices: examples of its batch, numbered through all buckets; None
+            for a stream.
     """
 
     def __init__(self, step: int, indices: np.ndarray | None) -> None:
@@ -74,12 +79,14 @@ class Rates:
 class TrainingLog:
     """Means over the steps since the last log.
 
-    `learning_rate` and `gradient_norm` (before clipping) are those of the
-    last step. `epoch` is None for streams, `rates` as long as nothing but the
-    compiling step was timed.
+    Of a bucketed source every log is about a single bucket. `learning_rate`
+    and `gradient_norm` (before clipping) are those of the last step. `epoch`
+    is None for streams, `rates` as long as nothing but the compiling step was
+    timed.
     """
 
     step: int
+    seconds: float
     epoch: float | None
     loss: float
     metrics: dict[str, float]
@@ -90,6 +97,7 @@ class TrainingLog:
     def scalars(self) -> dict[str, float]:
         """All numbers but the step, by name, for tables and TensorBoard."""
         values: dict[str, float | None] = {
+            "seconds": self.seconds,
             "epoch": self.epoch,
             "loss": self.loss,
             **self.metrics,
@@ -108,8 +116,8 @@ class Evaluation:
         loss: mean over all scored items.
         metrics: name to mean over the same.
         weight: scored items.
-        predictions: of all examples in order, or None when read from a
-            checkpoint.
+        predictions: of all examples in order, bucket after bucket, or None
+            when read from a checkpoint.
     """
 
     loss: float
@@ -124,6 +132,7 @@ class TrainingResult:
 
     Args:
         step: steps done, by this process and those before it.
+        seconds: time spent on them, compiling left out.
         stopped_by: SIGTERM or SIGINT, or None when training came to its end.
         rates: speed of this process, None when too short to tell.
         best_step: step of the best validation, also one before a restart.
@@ -132,6 +141,7 @@ class TrainingResult:
     """
 
     step: int
+    seconds: float
     stopped_by: signal.Signals | None
     rates: Rates | None
     best_step: int | None
@@ -200,7 +210,8 @@ class Trainer:
 
     Args:
         loop: makes the steps; its model need not be built yet.
-        batch_size: examples per step, over all replicas.
+        batch_size: examples per step, over all replicas; a `BucketedSource`
+            brings its own.
         seed: seed of the data order.
         rank: what makes one validation better than another; higher is
             better. By default the first metric of the task, then the loss.
@@ -246,10 +257,12 @@ class Trainer:
 
     # ----------------------------------------------------------------- data
 
-    def _share(self, context: tf.distribute.InputContext) -> Share:
+    def _share(
+        self, context: tf.distribute.InputContext, batch_size: int
+    ) -> Share:
         local = context.num_replicas_in_sync // context.num_input_pipelines
         return Share(
-            self.batch_size,
+            batch_size,
             context.num_replicas_in_sync,
             context.input_pipeline_id * local,
             local,
@@ -258,27 +271,44 @@ class Trainer:
     def _distribute(
         self,
         make: Callable[[tf.distribute.InputContext, Share], tf.data.Dataset],
+        batch_size: int,
     ) -> Any:
         strategy = self.loop.strategy
         return iter(
             strategy.distribute_datasets_from_function(
-                lambda context: make(context, self._share(context))
+                lambda context: make(context, self._share(context, batch_size))
             )
         )
 
     def training_iterator(
-        self, source: Source, first_step: int, last_step: int
+        self,
+        source: Source,
+        first_step: int,
+        last_step: int,
+        batch_size: int | None = None,
     ) -> Any:
         """Batches of all replicas, on their devices, ahead of use.
 
         Args:
-            source: what to train on. A stream goes on where it was.
+            source: what to train on: examples of one shape. A stream goes on
+                where it was.
             first_step: step to start with, from 0; a stream disregards it.
             last_step: step to end before.
+            batch_size: rows of the global batch; those of the trainer when
+                None. A stream disregards it.
 
         Returns:
             An iterator with one element per step.
+
+        Raises:
+            TypeError: `source` is a `BucketedSource`, each bucket of which
+                has an iterator of its own.
         """
+        if isinstance(source, BucketedSource):
+            raise TypeError(
+                "a BucketedSource has no single iterator: give one of its "
+                "sources, with its batch size."
+            )
         if isinstance(source, IndexedSource):
             return self._distribute(
                 lambda _, share: training_dataset(
@@ -288,7 +318,8 @@ class Trainer:
                     first_step,
                     last_step,
                     self._data_service,
-                )
+                ),
+                batch_size or self.batch_size,
             )
         steps = last_step - first_step
         streams = self._open_streams(source)
@@ -302,7 +333,7 @@ class Trainer:
             elements = tf.data.Dataset.range(steps * share.local_replicas)
             return elements.map(lambda _: next(stream))
 
-        return self._distribute(take)
+        return self._distribute(take, self.batch_size)
 
     def _open_streams(self, source: Any) -> dict[str, Any]:
         if self._streams:
@@ -319,14 +350,22 @@ class Trainer:
             return dataset
 
         self.loop.strategy.distribute_datasets_from_function(
-            lambda context: open_one(context, self._share(context))
+            lambda context: open_one(
+                context, self._share(context, self.batch_size)
+            )
         )
         return self._streams
 
-    def _build(self, source: Source) -> None:
+    def build(
+        self,
+        source: IndexedSource | StreamSource,
+        batch_size: int | None = None,
+    ) -> None:
         """Creates all variables by the shapes of one replica's batch."""
         replicas = self.loop.num_replicas
-        share = Share(self.batch_size, replicas, 0, replicas)
+        batch_size = batch_size or self.batch_size
+        check_batch_size(batch_size, replicas, self.loop.accumulation_steps)
+        share = Share(batch_size, replicas, 0, replicas)
         if isinstance(source, IndexedSource):
             dataset = evaluation_dataset(source, share)
         else:
@@ -341,7 +380,7 @@ class Trainer:
 
     # ----------------------------------------------------------- evaluation
 
-    def evaluate(self, source: IndexedSource) -> Evaluation:
+    def evaluate(self, source: IndexableSource) -> Evaluation:
         """Scores every example exactly once.
 
         Args:
@@ -349,21 +388,31 @@ class Trainer:
 
         Returns:
             An `Evaluation` with predictions.
+
+        Raises:
+            ValueError: a batch cannot be divided among the replicas.
         """
-        self._build(source)
+        buckets = as_buckets(source, self.batch_size)
         self.loop.take_measurements()  # of an evaluation cut short
-        iterator = self._distribute(
-            lambda _, share: evaluation_dataset(source, share)
-        )
-        steps = evaluation_steps(source, self.batch_size)
-        predictions = [self.loop.evaluate_step(iterator) for _ in range(steps)]
+        predictions = [
+            self._predict(bucket, rows)
+            for bucket, rows in zip(
+                buckets.sources, buckets.batch_sizes, strict=True
+            )
+        ]
         sums = self.loop.take_measurements()
         return Evaluation(
-            sums.loss,
-            sums.metrics,
-            sums.weight,
-            np.concatenate([p.numpy() for p in predictions])[: source.size],
+            sums.loss, sums.metrics, sums.weight, np.concatenate(predictions)
         )
+
+    def _predict(self, source: IndexedSource, batch_size: int) -> np.ndarray:
+        self.build(source, batch_size)
+        iterator = self._distribute(
+            lambda _, share: evaluation_dataset(source, share), batch_size
+        )
+        steps = evaluation_steps(source, batch_size)
+        predictions = [self.loop.evaluate_step(iterator) for _ in range(steps)]
+        return np.concatenate([p.numpy() for p in predictions])[: source.size]
 
     # ------------------------------------------------------------- training
 
@@ -398,7 +447,7 @@ class Trainer:
         self,
         source: Source,
         schedule: Schedule,
-        validation: IndexedSource,
+        validation: IndexableSource,
         checkpoints: Checkpoints | None = None,
         *,
         on_resume: Callable[[Restored], Any] | None = None,
@@ -406,6 +455,7 @@ class Trainer:
         on_evaluation: Callable[[int, Evaluation, bool], Any] | None = None,
         on_save: Callable[[int], Any] | None = None,
         profile_dir: str | None = None,
+        max_seconds: float | None = None,
     ) -> TrainingResult:
         """Trains up to a step; goes on from the newest checkpoint, if any.
 
@@ -424,6 +474,8 @@ class Trainer:
                 and before the checkpoint that knows of it.
             on_save: called with the step before a checkpoint is written.
             profile_dir: TensorBoard folder for `schedule.profile_steps`.
+            max_seconds: end training, as at its last step, after so much time
+                spent on steps; neither compiling nor validations count.
 
         Returns:
             A `TrainingResult`; the model keeps the last weights.
@@ -432,15 +484,16 @@ class Trainer:
             NonFiniteLossError: at the first log after it happened. The last
                 checkpoint is one from before.
             WorkerLostError: another worker stopped answering.
-            CheckpointError: a checkpoint cannot be written or read.
+            CheckpointError: a checkpoint cannot be written or read, or is one
+                of other buckets.
+            ValueError: a batch cannot be divided among the replicas.
         """
-        self._build(source)
         run = _Run(self, source, schedule, validation, checkpoints, on_save)
         if checkpoints is not None:
             restored = checkpoints.restore(
-                None
-                if isinstance(source, IndexedSource)
-                else lambda: _Group(self._open_streams(source))
+                (lambda: _Group(self._open_streams(source)))
+                if isinstance(source, StreamSource)
+                else None
             )
             if restored is not None:
                 run.take_up(restored)
@@ -448,7 +501,9 @@ class Trainer:
                     on_resume(restored)
         with StopSignals() as stop:
             try:
-                return run.go(stop, on_log, on_evaluation, profile_dir)
+                return run.go(
+                    stop, on_log, on_evaluation, profile_dir, max_seconds
+                )
             except _LOST as error:
                 if self._num_workers == 1:
                     raise
@@ -487,7 +542,7 @@ class _Run:
         trainer: Trainer,
         source: Source,
         schedule: Schedule,
-        validation: IndexedSource,
+        validation: IndexableSource,
         checkpoints: Checkpoints | None,
         on_save: Callable[[int], Any] | None,
     ) -> None:
@@ -503,17 +558,58 @@ class _Run:
         self.best: tuple[int, Evaluation] | None = None
         self.best_weights: list[np.ndarray] | None = None
         self.timed = np.zeros(4)  # seconds, steps, examples, tokens
-        self.iterator: Any = None
-        self.compiled = False
+        self.seconds = 0.0  # of earlier processes
+        self.ends = False
+        self.iterators: dict[int, Any] = {}  # by bucket
+        self.compiled: set[int] = set()  # buckets
         self.profiling = False
+        self.buckets: BucketedSource | None = None
+        if not isinstance(source, StreamSource):
+            self.buckets = as_buckets(source, trainer.batch_size)
+            self.order = BlockOrder(
+                self.buckets, schedule.steps_per_loop, trainer.seed
+            )
+            # All of them now, so that no shape fails hours later.
+            for bucket in range(len(self.buckets.sources)):
+                self._build(bucket)
+        else:
+            trainer.build(source)
+
+    def _build(self, bucket: int) -> None:
+        assert self.buckets is not None
+        self.trainer.build(
+            self.buckets.sources[bucket], self.buckets.batch_sizes[bucket]
+        )
 
     def take_up(self, restored: Restored) -> None:
+        self._check_order(restored)
         self.step = self.saved_step = restored.step
+        self.seconds = restored.notes.get("seconds", 0.0)
         best = restored.notes.get("best")
         if best is not None:
             self.best = (
                 best["step"],
                 Evaluation(best["loss"], best["metrics"], best["weight"]),
+            )
+
+    def _order_notes(self) -> dict[str, Any] | None:
+        """What a bucketed run must find unchanged when it goes on."""
+        source = self.source
+        if not isinstance(source, BucketedSource):
+            return None
+        return {
+            "sizes": [bucket.size for bucket in source.sources],
+            "batch_sizes": list(source.batch_sizes),
+            "steps_per_loop": self.schedule.steps_per_loop,
+        }
+
+    def _check_order(self, restored: Restored) -> None:
+        before, now = restored.notes.get("buckets"), self._order_notes()
+        if before != now:
+            raise CheckpointError(
+                f"the checkpoint of step {restored.step:,} is one of a run "
+                f"with the buckets {before}, not {now}: its place among the "
+                "examples cannot be found again."
             )
 
     def go(
@@ -522,15 +618,17 @@ class _Run:
         on_log: Callable[[TrainingLog], Any] | None,
         on_evaluation: Callable[[int, Evaluation, bool], Any] | None,
         profile_dir: str | None,
+        max_seconds: float | None,
     ) -> TrainingResult:
         schedule, stopped_by = self.schedule, None
         self.loop.take_measurements()  # of an earlier training
         try:
-            while self.step < schedule.train_steps:
+            while not self._is_over(max_seconds):
                 self._profile(profile_dir)
                 log = self._steps(schedule.next_stop(self.step))
                 if on_log:
                     on_log(log)
+                self.ends = self._is_over(max_seconds)
                 self._evaluate(on_evaluation)
                 wants_stop = self.trainer._meeting.any(
                     stop.received is not None
@@ -545,6 +643,7 @@ class _Run:
                 tf.profiler.experimental.stop()
         return TrainingResult(
             step=self.step,
+            seconds=self._spent(),
             stopped_by=stopped_by,
             rates=_rates(self.timed),
             best_step=self.best[0] if self.best else None,
@@ -557,23 +656,26 @@ class _Run:
         timed = np.zeros(4)
         total: list[Measurements] = []
         first = self.step
+        # A stop is never beyond the end of a block, hence of one bucket.
+        bucket, rows = 0, self.trainer.batch_size
+        if self.buckets is not None:
+            bucket = self.order.bucket(first)
+            rows = self.buckets.batch_sizes[bucket]
         while self.step < stop:
-            # The first step of a process compiles, which is no part of a rate.
-            until = stop if self.compiled else self.step + 1
+            # The first step of a process on a bucket compiles, which is no
+            # part of a rate.
+            compiled = bucket in self.compiled
+            until = stop if compiled else self.step + 1
             started = time.perf_counter()
             steps = until - self.step
             self.loop.run_steps(
-                self._batches(until), tf.constant(steps, tf.int64)
+                self._batches(bucket, until), tf.constant(steps, tf.int64)
             )
-            if not self.compiled:
+            if not compiled:
                 self.loop.step.read_value().numpy()  # waits
-                self.compiled = True
+                self.compiled.add(bucket)
             else:
-                timed[:3] += (
-                    0.0,
-                    steps,
-                    steps * self.trainer.batch_size,
-                )
+                timed[:3] += 0.0, steps, steps * rows
                 total = [self.loop.take_measurements()]
                 timed[0] = time.perf_counter() - started
             self.step = until
@@ -582,11 +684,13 @@ class _Run:
             self._fail(sums.bad_step)
         timed[3] = sums.tokens * timed[1] / (stop - first)
         self.timed += timed
-        size = getattr(self.source, "size", None)
-        examples = self.step * self.trainer.batch_size
+        epoch = None
+        if self.buckets is not None:
+            epoch = self.order.examples(self.step) / self.buckets.size
         return TrainingLog(
             step=self.step,
-            epoch=None if size is None else examples / size,
+            seconds=self._spent(),
+            epoch=epoch,
             loss=sums.loss,
             metrics=sums.metrics,
             learning_rate=sums.learning_rate,
@@ -594,30 +698,50 @@ class _Run:
             rates=_rates(timed),
         )
 
-    def _batches(self, until: int) -> Any:
-        if isinstance(self.source, IndexedSource):
-            if self.iterator is None:
-                self.iterator = self.trainer.training_iterator(
-                    self.source, self.step, self.schedule.train_steps
-                )
-            return self.iterator
-        return self.trainer.training_iterator(self.source, self.step, until)
+    def _batches(self, bucket: int, until: int) -> Any:
+        if isinstance(self.source, StreamSource):
+            return self.trainer.training_iterator(self.source, self.step, until)
+        assert self.buckets is not None
+        if bucket not in self.compiled:
+            # Evaluation has other shapes, and so have other buckets.
+            self._build(bucket)
+        if bucket not in self.iterators:
+            # Opened once and read on; each counts its own steps.
+            last_step = self.schedule.train_steps
+            first, last = (
+                int(self.order.steps(step)[bucket])
+                for step in (self.step, last_step)
+            )
+            self.iterators[bucket] = self.trainer.training_iterator(
+                self.buckets.sources[bucket],
+                first,
+                last,
+                self.buckets.batch_sizes[bucket],
+            )
+        return self.iterators[bucket]
 
     def _fail(self, step: int) -> None:
         indices = None
-        if isinstance(self.source, IndexedSource):
-            indices = step_indices(
-                step, self.source, self.trainer.batch_size, self.trainer.seed
-            )
+        if self.buckets is not None:
+            indices = self.order.indices(step)
         raise NonFiniteLossError(step, indices)
+
+    def _spent(self) -> float:
+        return self.seconds + float(self.timed[0])
+
+    def _is_over(self, max_seconds: float | None) -> bool:
+        if self.step >= self.schedule.train_steps:
+            return True
+        if max_seconds is None:
+            return False
+        # Clocks differ: all workers end at the same step.
+        return self.trainer._meeting.any(self._spent() >= max_seconds)
 
     def _evaluate(
         self, report: Callable[[int, Evaluation, bool], Any] | None
     ) -> None:
         schedule = self.schedule
-        if self.step % schedule.eval_every and (
-            self.step != schedule.train_steps
-        ):
+        if self.step % schedule.eval_every and not self.ends:
             return
         now, rank = self.trainer.evaluate(self.validation), self.trainer._rank
         is_best = self.best is None or rank(now) > rank(self.best[1])
@@ -631,7 +755,7 @@ class _Run:
     def _is_due(self) -> bool:
         schedule = self.schedule
         intervals = (schedule.eval_every, schedule.checkpoint_every)
-        return self.step == schedule.train_steps or any(
+        return self.ends or any(
             interval and self.step % interval == 0 for interval in intervals
         )
 
@@ -640,7 +764,7 @@ class _Run:
             return
         if self.on_save:
             self.on_save(self.step)
-        notes: dict[str, Any] = {}
+        notes: dict[str, Any] = {"seconds": self._spent()}
         if self.best is not None:
             step, evaluation = self.best
             notes["best"] = {
@@ -649,6 +773,9 @@ class _Run:
                 "metrics": evaluation.metrics,
                 "weight": evaluation.weight,
             }
+        buckets = self._order_notes()
+        if buckets is not None:
+            notes["buckets"] = buckets
         streams = self.trainer._streams
         self.checkpoints.save(
             self.step, notes, _Group(streams) if streams else None

@@ -107,7 +107,7 @@ def main(path, where):
                     loop, BATCH, num_workers=placement.num_workers
                 )
                 source = make_source()
-                trainer._build(source)
+                trainer.build(source)
                 iterator = trainer.training_iterator(source, 0, STEPS)
                 key = f"{subject}/{optimizer}/{parts}"
                 losses, norms = [], []

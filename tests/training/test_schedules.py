@@ -4,17 +4,28 @@ import keras
 import numpy as np
 import pytest
 
-from luna_tf.training.schedules import CosineWithWarmup, InverseSquareRoot
+from luna_tf.training.schedules import (
+    CosineWithWarmup,
+    InverseSquareRoot,
+    Milestones,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden/luna/lr_schedules.npz"
 SCHEDULES = {
     "listops": InverseSquareRoot(1e-4, warmup_steps=1000),
     "imdb": InverseSquareRoot(5e-5, warmup_steps=8000),
+    "wmt": Milestones(
+        0.1,
+        [300_000, 450_000],
+        factor=0.1,
+        warmup_steps=1000,
+        initial_learning_rate=1e-5,
+    ),
 }
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_inverse_square_root_equals_the_official_schedule(name):
+def test_equals_the_official_schedule(name):
     with np.load(GOLDEN) as golden:
         updates = golden[f"{name}/in/updates"]
         expected = golden[f"{name}/out64/lr"]
@@ -33,6 +44,13 @@ def test_the_first_update_is_made_at_step_zero_of_the_schedule():
         steps.append(before - float(variable.numpy()[0]))
     expected = [0.5, 0.625, 0.75, 0.875, 1.0, np.sqrt(4 / 5)]
     np.testing.assert_allclose(steps, expected, rtol=1e-5)
+
+
+def test_milestones_without_warmup_drop_once_each():
+    schedule = Milestones(1.0, [2, 4, 5], factor=0.5)
+    values = [float(schedule(step)) for step in range(7)]
+    assert values == [1.0, 1.0, 0.5, 0.5, 0.25, 0.125, 0.125]
+    assert float(Milestones(1.0, [])(10**6)) == 1.0
 
 
 def test_cosine_rises_peaks_and_ends():
@@ -54,7 +72,12 @@ def test_cosine_without_warmup_keeps_a_final_fraction():
 
 
 @pytest.mark.parametrize(
-    "schedule", [SCHEDULES["imdb"], CosineWithWarmup(1e-3, 100, 7, 0.2)]
+    "schedule",
+    [
+        SCHEDULES["imdb"],
+        SCHEDULES["wmt"],
+        CosineWithWarmup(1e-3, 100, 7, 0.2),
+    ],
 )
 def test_survives_serialization_inside_an_optimizer(schedule):
     optimizer = keras.optimizers.AdamW(schedule)
@@ -70,6 +93,16 @@ def test_survives_serialization_inside_an_optimizer(schedule):
         (lambda: InverseSquareRoot(0.0, 10), "learning_rate"),
         (lambda: InverseSquareRoot(1.0, 0), "warmup_steps"),
         (lambda: InverseSquareRoot(1.0, 1, -1.0), "initial_learning_rate"),
+        (lambda: Milestones(0.0, [10]), "learning_rate"),
+        (lambda: Milestones(1.0, [10, 10]), "milestones"),
+        (lambda: Milestones(1.0, [10], warmup_steps=11), "milestones"),
+        (lambda: Milestones(1.0, [0]), "milestones"),
+        (lambda: Milestones(1.0, [10], factor=0.0), "factor"),
+        (lambda: Milestones(1.0, [10], warmup_steps=-1), "warmup_steps"),
+        (
+            lambda: Milestones(1.0, [10], initial_learning_rate=-1.0),
+            "initial_learning_rate",
+        ),
         (lambda: CosineWithWarmup(-1.0, 10), "learning_rate"),
         (lambda: CosineWithWarmup(1.0, 0), "train_steps"),
         (lambda: CosineWithWarmup(1.0, 10, 11), "warmup_steps"),

@@ -102,13 +102,48 @@ class TestLogs:
         logs = []
         train(make_trainer(), steps_per_loop=1, on_log=logs.append)
         first, second = (set(log.scalars()) for log in logs[:2])
-        always = {"epoch", "loss", "accuracy", "learning_rate"}
+        always = {"seconds", "epoch", "loss", "accuracy", "learning_rate"}
         assert first == always | {"gradient_norm"}
         assert second - first == {
             "steps_per_second",
             "examples_per_second",
             "tokens_per_second",
         }
+
+
+class TestTime:
+    """Seconds are sums of measured times; only their order is certain."""
+
+    def test_counts_on_after_a_restart(self, tmp_path):
+        logs = []
+        for train_steps in (6, 12):
+            trainer = make_trainer()
+            result = train(
+                trainer,
+                checkpoints=trainer.make_checkpoints(str(tmp_path)),
+                train_steps=train_steps,
+                on_log=logs.append,
+            )
+            assert result.seconds == logs[-1].seconds
+        seconds = [log.seconds for log in logs]
+        assert [log.step for log in logs] == [2, 4, 6, 8, 10, 12]
+        assert seconds == sorted(set(seconds))
+
+    def test_a_limit_ends_training_as_the_last_step_does(self, tmp_path):
+        saved, seen = [], []
+        trainer = make_trainer()
+        result = trainer.train(
+            make_source(8),
+            Schedule(100, eval_every=50, steps_per_loop=2),
+            make_source(5),
+            trainer.make_checkpoints(str(tmp_path)),
+            on_save=saved.append,
+            on_evaluation=lambda step, *_: seen.append(step),
+            max_seconds=1e-9,
+        )
+        assert (result.step, result.stopped_by) == (2, None)
+        assert saved == seen == [2]
+        assert result.best_step == 2
 
 
 class TestEvaluation:

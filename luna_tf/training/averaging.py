@@ -1,0 +1,134 @@
+"""The mean of the weights of several checkpoints, often better than the last.
+
+Ott et al., 2018, and Vaswani et al., 2017, section 6.1, translate with such a
+mean of the last few checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from .checkpoints import _UNREADABLE, CheckpointError, Checkpoints
+
+
+def last_steps(folder: str, count: int) -> list[int]:
+    """Steps of the newest whole checkpoints of a run.
+
+    Args:
+        folder: that of `Checkpoints`; any path that `tf.io.gfile` knows.
+        count: how many, at least 1.
+
+    Returns:
+        At most `count` steps, oldest first; damaged checkpoints and those
+        that were never finished are passed over.
+
+    Raises:
+        ValueError: `count` is below 1.
+
+    Example:
+
+    ```python
+    steps = last_steps("run/checkpoints", 5)
+    ```
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1. Received: {count}")
+    checkpoints = _Reader(folder, {})
+    whole: list[int] = []
+    for step in reversed(checkpoints.steps()):
+        if len(whole) < count and not checkpoints.problem_of(step):
+            whole.insert(0, step)
+    return whole
+
+
+def average_checkpoints(
+    model: keras.Model, folder: str, steps: Sequence[int]
+) -> None:
+    """Gives a model the mean of its weights at some steps.
+
+    Sums are taken in float64. Integers, such as the states of random
+    generators, are those of the last step. The model is changed only when
+    all has been read.
+
+    Args:
+        model: the model that was trained, built; it gets the mean.
+        folder: that of `Checkpoints`; any path that `tf.io.gfile` knows.
+        steps: whose checkpoints to read, such as from `last_steps`.
+
+    Raises:
+        ValueError: there are no steps.
+        CheckpointError: a checkpoint is not there or not whole, or is one of
+            another model.
+
+    Example:
+
+    ```python
+    folder = "run/checkpoints"
+    average_checkpoints(model, folder, last_steps(folder, 5))
+    ```
+    """
+    if not steps:
+        raise ValueError(f"steps must name a checkpoint. Received: {steps}")
+    before = _values(model)
+    sums = [np.zeros(value.shape, np.float64) for value in before]
+    last = before
+    checkpoints = _Reader(folder, {"model": model})
+    try:
+        for step in sorted(steps):
+            checkpoints.read_step(step)
+            last = _values(model)
+            for total, value in zip(sums, last, strict=True):
+                total += value.astype(np.float64)
+    except BaseException:
+        _assign(model, before)
+        raise
+    _assign(
+        model,
+        [
+            (total / len(steps)).astype(value.dtype)
+            if "float" in variable.dtype
+            else value
+            for variable, total, value in zip(
+                model.variables, sums, last, strict=True
+            )
+        ],
+    )
+
+
+class _Reader(Checkpoints):
+    """Reads single checkpoints, where a run wants the newest one only."""
+
+    def problem_of(self, step: int) -> str | None:
+        """What keeps a checkpoint from being read, by its marker alone."""
+        try:
+            self._check(step)
+        except _UNREADABLE as error:
+            return str(error)
+        return None
+
+    def read_step(self, step: int) -> None:
+        """Reads the state of a step.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        path = self._path(step)
+        try:
+            self._check(step)
+            self._read(path, None)
+        except _UNREADABLE as error:
+            raise CheckpointError(
+                f"{path} cannot be averaged: {error}"
+            ) from error
+
+
+def _values(model: keras.Model) -> list[np.ndarray]:
+    return [np.asarray(variable.numpy()) for variable in model.variables]
+
+
+def _assign(model: keras.Model, values: Sequence[np.ndarray]) -> None:
+    for variable, value in zip(model.variables, values, strict=True):
+        variable.assign(value)

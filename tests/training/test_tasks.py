@@ -1,0 +1,147 @@
+"""What tasks say of a batch."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from luna_tf.training.tasks import Translation, smoothed_cross_entropy
+
+VOCABULARY, PAD = 11, 1
+
+
+def log_softmax(logits):
+    logits = logits - logits.max(axis=-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+
+
+class Echo(keras.Model):
+    """Shows what it was given; logits follow from the decoder's tokens."""
+
+    def __init__(self, dtype="float32"):
+        super().__init__(dtype=dtype)
+        self.table = keras.layers.Embedding(VOCABULARY, VOCABULARY, dtype=dtype)
+        self.table.build()
+        self.built = True
+        self.seen = None
+
+    def call(self, inputs, training=None):
+        self.seen = {**inputs, "training": training}
+        return self.table(inputs["decoder_token_ids"])
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+
+    def rows(shape, lengths):
+        ids = rng.integers(2, VOCABULARY, shape)
+        ids[np.arange(shape[1]) >= np.array(lengths)[:, None]] = PAD
+        return tf.constant(ids, tf.int32)
+
+    return {
+        "encoder_token_ids": rows((3, 6), [6, 2, 4]),
+        "decoder_token_ids": rows((3, 5), [5, 3, 1]),
+        "labels": rows((3, 5), [5, 3, 1]),
+        "example_weights": tf.constant([1.0, 1.0, 0.0]),
+    }
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    return Echo()
+
+
+class TestTranslation:
+    def test_gives_the_model_ids_and_masks(self, model, batch):
+        Translation(model)(batch, training=True)
+        seen = model.seen
+        assert seen.pop("training") is True
+        assert all(tensor.dtype == tf.int32 for tensor in seen.values())
+        for side in ("encoder", "decoder"):
+            ids = batch[f"{side}_token_ids"].numpy()
+            mask = seen.pop(f"{side}_padding_mask").numpy()
+            np.testing.assert_array_equal(mask, ids != PAD)
+            np.testing.assert_array_equal(seen.pop(f"{side}_token_ids"), ids)
+        assert not seen
+
+    @pytest.mark.parametrize("training", [False, True])
+    @pytest.mark.parametrize("smoothing", [0.0, 0.1])
+    def test_losses_and_metrics(self, model, batch, smoothing, training):
+        scores = Translation(model, smoothing)(batch, training=training)
+        logits = model.table(batch["decoder_token_ids"]).numpy()
+        log_p = log_softmax(logits.astype(np.float64))
+        labels = batch["labels"].numpy()
+        nll = -np.take_along_axis(log_p, labels[..., None], -1)[..., 0]
+        smoothed = (1 - smoothing) * nll - smoothing * log_p.mean(axis=-1)
+        expected = smoothed if training else nll
+        np.testing.assert_allclose(scores.losses, expected, rtol=1e-5)
+        np.testing.assert_allclose(scores.metrics["nll"], nll, rtol=1e-5)
+        np.testing.assert_array_equal(
+            scores.metrics["accuracy"], logits.argmax(axis=-1) == labels
+        )
+        # The last row only fills the batch, the padding counts nowhere.
+        weights = (labels != PAD) * [[1.0], [1.0], [0.0]]
+        np.testing.assert_array_equal(scores.weights, weights)
+        assert weights.sum() == 8
+        assert float(scores.tokens) == 12 + 9
+        np.testing.assert_allclose(
+            scores.predictions, (nll * weights).sum(axis=1), rtol=1e-5
+        )
+        assert tuple(scores.metrics) == Translation.metrics
+
+    def test_another_padding(self, model, batch):
+        scores = Translation(model, padding_id=0)(batch, training=False)
+        assert float(scores.tokens) == 18 + 15
+
+    @pytest.mark.parametrize("smoothing", [-0.1, 1.0])
+    def test_refuses_smoothing_out_of_range(self, model, smoothing):
+        with pytest.raises(ValueError, match="label_smoothing must be at le"):
+            Translation(model, smoothing)
+
+
+class TestSmoothedCrossEntropy:
+    def gradients(self, function, logits, dtype="float32"):
+        """Of a weighted sum of losses and likelihoods."""
+        rng = np.random.default_rng(1)
+        weights = tf.constant(rng.normal(size=(2, *logits.shape[:2])), dtype)
+        logits = tf.constant(logits, dtype)
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            losses, nll = function(logits)
+            total = tf.reduce_sum(tf.stack([losses, nll]) * weights)
+        return losses, tape.gradient(total, logits)
+
+    @pytest.mark.parametrize("smoothing", [0.0, 0.1])
+    @pytest.mark.parametrize("scale", [1.0, 100.0])
+    def test_the_gradient_is_that_of_the_formula(self, smoothing, scale):
+        rng = np.random.default_rng(0)
+        logits = rng.normal(size=(2, 3, VOCABULARY)) * scale
+        labels = tf.constant(rng.integers(0, VOCABULARY, (2, 3)), tf.int32)
+
+        def formula(logits):
+            log_p = tf.nn.log_softmax(logits)
+            nll = -tf.gather(log_p, labels, axis=-1, batch_dims=2)
+            mean = tf.reduce_mean(log_p, axis=-1)
+            return (1 - smoothing) * nll - smoothing * mean, nll
+
+        def ours(logits):
+            return smoothed_cross_entropy(labels, logits, smoothing)[:2]
+
+        expected = self.gradients(formula, logits, "float64")
+        for wrapped in (ours, tf.function(ours, jit_compile=True)):
+            got = self.gradients(wrapped, logits)
+            for one, other in zip(got, expected, strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+    def test_is_float32_and_the_gradient_is_in_the_model_s_format(self):
+        logits = tf.constant([[[1.0, 2.0, 2.0]]], tf.bfloat16)
+        labels = tf.constant([[2]])
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            scores = smoothed_cross_entropy(labels, logits, 0.1)
+        assert {score.dtype for score in scores} == {tf.float32}
+        assert tape.gradient(scores[0], logits).dtype == tf.bfloat16
+        # Of equal logits the first is the model's choice.
+        assert float(scores[2][0, 0]) == 0.0

@@ -6,6 +6,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LunaAttention",
+    "LunaCausalAttention",
+    "LunaDecoderBlock",
     "LunaEmbedding",
     "LunaPooling",
     "LunaTransformerBlock",
@@ -19,6 +21,8 @@ __all__ = [
 if not _startup.is_own_program():
     from luna_tf.layers import (
         LunaAttention,
+        LunaCausalAttention,
+        LunaDecoderBlock,
         LunaEmbedding,
         LunaPooling,
         LunaTransformerBlock,

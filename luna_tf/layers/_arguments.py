@@ -62,3 +62,35 @@ def clone_initializer(initializer: Any) -> Any:
     if not isinstance(initializer, keras.initializers.Initializer):
         return initializer
     return initializer.__class__.from_config(initializer.get_config())
+
+
+def packed_length_of(cache: Any) -> int | None:
+    """Returns the packed length of a cache, None where it has none."""
+    mask = cache.get("packed_mask") if isinstance(cache, dict) else None
+    shape = tuple(getattr(mask, "shape", ()))
+    return shape[1] if len(shape) == 2 else None
+
+
+def check_cache(cache: Any, expected: dict[str, tuple]) -> None:
+    """Raises unless `cache` is a dict of tensors of the expected shapes.
+
+    None in an expected shape, or in that of a tensor, fits every size.
+    """
+    got = cache
+    if isinstance(cache, dict):
+        got = {k: tuple(getattr(v, "shape", ())) for k, v in cache.items()}
+        if got.keys() == expected.keys() and all(
+            _fits(got[name], shape) for name, shape in expected.items()
+        ):
+            return
+    raise ValueError(
+        "`cache` must come from `initial_cache` of this layer, for this "
+        f"batch: a dict of tensors of shapes {expected}. Got: {got}"
+    )
+
+
+def _fits(got: tuple, expected: tuple) -> bool:
+    return len(got) == len(expected) and all(
+        a is None or b is None or a == b
+        for a, b in zip(got, expected, strict=True)
+    )

@@ -4,14 +4,12 @@ import keras
 from keras import ops
 
 from luna_tf.layers import _arguments, _masks
-from luna_tf.layers._dropout import draw, dropout
+from luna_tf.layers._attention import NestedAttention, is_foldable
 from luna_tf.ops import packing, unused_zeros
-
-CONTRACTIONS = ("auto", "direct", "absorbed")
 
 
 @keras.saving.register_keras_serializable(package="luna_tf")
-class LunaAttention(keras.layers.Layer):
+class LunaAttention(NestedAttention):
     """Linear unified nested attention over a sequence and a packed sequence.
 
     Two attentions are nested. *Pack*: the packed sequence `p` of fixed length
@@ -109,38 +107,26 @@ class LunaAttention(keras.layers.Layer):
         seed=None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        _arguments.check_positive(num_heads=num_heads)
-        if key_dim is not None:
-            _arguments.check_positive(key_dim=key_dim)
+        super().__init__(
+            num_heads=num_heads,
+            key_dim=key_dim,
+            tie_key_value=tie_key_value,
+            dropout=dropout,
+            use_bias=use_bias,
+            contraction=contraction,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            seed=seed,
+            layer_arguments=kwargs,
+        )
         if num_pack_heads is not None:
             _arguments.check_positive(num_pack_heads=num_pack_heads)
-        _arguments.check_rate(dropout=dropout)
-        _arguments.check_choice(CONTRACTIONS, contraction=contraction)
-        self.supports_masking = True
-        self.num_heads = num_heads
-        self.key_dim = key_dim
         self.num_pack_heads = num_pack_heads or num_heads
-        self.tie_key_value = tie_key_value
-        self.dropout = dropout
-        self.use_bias = use_bias
-        self.contraction = contraction
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
-        # The projections regularize their own outputs, as in Keras'
-        # MultiHeadAttention; set on `self` it would act on the layer's outputs.
-        self._projection_regularizer = keras.regularizers.get(
-            activity_regularizer
-        )
-        self.kernel_constraint = keras.constraints.get(kernel_constraint)
-        self.bias_constraint = keras.constraints.get(bias_constraint)
-        self.seed = seed
-        if dropout:
-            self.seed_generator = keras.random.SeedGenerator(seed)
-        else:
-            self.seed_generator = None
 
     def build(self, query_shape, packed_shape, context_shape=None):
         context_shape = context_shape or query_shape
@@ -180,38 +166,7 @@ class LunaAttention(keras.layers.Layer):
             self.key = self._projection("key", packed_shape, head)
             self.value = self._projection("value", packed_shape, head)
         self.query = self._projection("query", query_shape, head)
-        self.attention_output = self._projection(
-            "attention_output",
-            (*query_shape[:2], *head),
-            (width,),
-            equation="bthk,hkd->btd",
-        )
-
-    def _projection(self, name, shape, output, equation="btd,dhk->bthk"):
-        """Builds an `EinsumDense`, so that LoRA and int8 reach every kernel."""
-        output_axes = equation.split("->")[1][2:]
-        layer = keras.layers.EinsumDense(
-            equation,
-            (None, *output),
-            bias_axes=output_axes if self.use_bias else None,
-            kernel_initializer=_arguments.clone_initializer(
-                self.kernel_initializer
-            ),
-            bias_initializer=_arguments.clone_initializer(
-                self.bias_initializer
-            ),
-            kernel_regularizer=self.kernel_regularizer,
-            bias_regularizer=self.bias_regularizer,
-            activity_regularizer=self._projection_regularizer,
-            kernel_constraint=self.kernel_constraint,
-            bias_constraint=self.bias_constraint,
-            dtype=self.dtype_policy,
-            name=name,
-        )
-        # It works token by token; by default Keras warns that masks end here.
-        layer.supports_masking = True
-        layer.build(shape)
-        return layer
+        self.attention_output = self._output_projection(query_shape, head)
 
     def call(
         self,
@@ -236,27 +191,15 @@ class LunaAttention(keras.layers.Layer):
         packed_output, pack_scores = self._pack(
             packed, context, context_mask, dropout_seeds[0]
         )
+        key, value = self._unpack_key_and_value(packed_output)
         output, unpack_scores = self._unpack(
-            query, packed_output, packed_mask, dropout_seeds[1]
+            query, key, value, packed_mask, dropout_seeds[1]
         )
         _masks.set_mask(output, query_mask)
         _masks.set_mask(packed_output, packed_mask)
         if return_attention_scores:
             return output, packed_output, pack_scores(), unpack_scores()
         return output, packed_output
-
-    def draw_seeds(self, training):
-        """Draws the two seeds of a step: `(pack, unpack)`, None = no dropout.
-
-        Args:
-            training: bool, whether dropout is active.
-
-        Returns:
-            Pair of integer tensors of shape `(2,)`, or of None.
-        """
-        return tuple(
-            draw(self.seed_generator, self.dropout, training) for _ in "pu"
-        )
 
     def _pack(self, packed, context, mask, seed):
         if self.tie_key_value:
@@ -275,14 +218,16 @@ class LunaAttention(keras.layers.Layer):
             1 if self.tie_key_value else 2,
             context.shape[-1],
         )
-        foldable = _is_foldable(key_layer) and _is_foldable(value_layer)
+        foldable = is_foldable(key_layer) and is_foldable(value_layer)
         if order == "absorbed" and foldable:
+            key_kernel, _ = self._folded(key_layer)
+            value_kernel, value_bias = self._folded(value_layer)
             values, scores = packing.pack_absorbed(
                 query,
                 context,
-                key_layer.kernel,
-                value_layer.kernel,
-                value_layer.bias,
+                key_kernel,
+                value_kernel,
+                value_bias,
                 mask,
                 drop,
             )
@@ -291,60 +236,139 @@ class LunaAttention(keras.layers.Layer):
             values, scores = packing.pack_direct(query, key, value, mask, drop)
         return ops.reshape(values, (*ops.shape(packed)[:2], width)), scores
 
-    def _unpack(self, query, packed, mask, seed):
+    def _unpack_key_and_value(self, packed):
         if self.tie_key_value:
             key_layer = value_layer = self.key_value
         else:
             key_layer, value_layer = self.key, self.value
+        key, value = self._key_and_value(key_layer, value_layer, packed)
+        return self._link_cancelled_bias(key, key_layer, value_layer), value
+
+    def _unpack(self, query, key, value, mask, seed, order=None):
         width = query.shape[-1]
         scale = (width // self.num_heads) ** -0.5
-        key, value = self._key_and_value(key_layer, value_layer, packed)
-        key = self._link_cancelled_bias(key, key_layer, value_layer)
         drop = self._drop(seed)
-        order = self._order(width, self.num_heads, packed.shape[1], 2)
-        foldable = _is_foldable(self.query)
-        foldable = foldable and _is_foldable(self.attention_output)
+        order = order or self._order(width, self.num_heads, key.shape[1], 2)
+        foldable = is_foldable(self.query)
+        foldable = foldable and is_foldable(self.attention_output)
         if order == "absorbed" and foldable:
+            query_kernel, query_bias = self._folded(self.query)
+            kernel, bias = self._folded(self.attention_output)
             output, scores = packing.unpack_absorbed(
                 query,
-                self.query.kernel,
-                self.query.bias,
+                query_kernel,
+                query_bias,
                 key,
                 value,
-                self.attention_output.kernel,
+                kernel,
                 scale,
                 mask,
                 drop,
             )
-            if self.use_bias:
-                output = output + ops.cast(
-                    self.attention_output.bias, output.dtype
-                )
-            return output, scores
+            return output if bias is None else output + bias, scores
         output, scores = packing.unpack_direct(
             self.query(query) * scale, key, value, mask, drop
         )
         return self.attention_output(output), scores
 
-    def _order(
-        self,
-        width,
-        num_heads,
-        packed_length,
-        num_projections,
-        context_width=None,
+    def initial_cache(
+        self, packed, context, packed_mask=None, context_mask=None
     ):
-        if self.contraction != "auto":
-            return self.contraction
-        return packing.choose_contraction(
-            width, num_heads, packed_length, num_projections, context_width
+        """Packs a context once, to be unpacked by `unpack` step by step.
+
+        Args:
+            packed: `(B, L, D)`, the packed sequence `p`.
+            context: `(B, S, C)`, what is packed.
+            packed_mask: `(B, L)`, as in the call, Keras masks included.
+            context_mask: `(B, S)`, likewise.
+
+        Returns:
+            cache: dict of tensors with the batch on axis 0, `"key"` and, unless
+                key and value are tied, `"value"`, both `(B, L, H, K)`, and
+                `"packed_mask"` `(B, L)`. Its size does not depend on `S`.
+            packed_output: `(B, L, D)`, as from the call.
+
+        Raises:
+            ValueError: naming the argument, what was given and what is allowed.
+
+        Example:
+
+        >>> import numpy as np
+        >>> from luna_tf import LunaAttention
+        >>> x, p = np.ones((2, 100, 32)), np.ones((2, 8, 32))
+        >>> layer = LunaAttention(num_heads=4)
+        >>> cache, p = layer.initial_cache(p, x)
+        >>> tuple(layer.unpack(x[:, :1], cache).shape)
+        (2, 1, 32)
+        """
+        if packed_mask is None:
+            packed_mask = _masks.get_mask(packed)
+        if context_mask is None:
+            context_mask = _masks.get_mask(context)
+        packed, context = (
+            ops.cast(x, self.compute_dtype) for x in (packed, context)
         )
+        _arguments.check_rank(3, packed=packed, context=context)
+        if not self.built:
+            batch, _, width = packed.shape
+            self.build((batch, None, width), packed.shape, context.shape)
+        _, packed_mask, context_mask = self._checked_masks(
+            packed, packed, context, None, packed_mask, context_mask
+        )
+        packed_output, _ = self._pack(packed, context, context_mask, None)
+        key, value = self._unpack_key_and_value(packed_output)
+        if packed_mask is None:
+            packed_mask = ops.ones(ops.shape(packed)[:2], "bool")
+        cache = {"key": key, "packed_mask": packed_mask}
+        if not self.tie_key_value:
+            cache["value"] = value
+        return cache, _masks.set_mask(packed_output, packed_mask)
+
+    def unpack(self, query, cache):
+        """Attends from tokens to a context that `initial_cache` packed.
+
+        Args:
+            query: `(B, T, D)`, any number of tokens. One token is attended in
+                the direct order, which is cheaper when nothing of the folded
+                projections is shared between tokens.
+            cache: dict of tensors from `initial_cache` of this layer.
+
+        Returns:
+            `(B, T, D)`: what the call returns for these tokens.
+
+        Raises:
+            ValueError: if `cache` is not from this layer or of another batch
+                size.
+
+        Example: see `initial_cache`.
+        """
+        query = ops.cast(query, self.compute_dtype)
+        self._check_cache(query, cache)
+        key = cache["key"]
+        output, _ = self._unpack(
+            query,
+            key,
+            cache.get("value", key),
+            ops.cast(cache["packed_mask"], "bool"),
+            None,
+            "direct" if query.shape[1] == 1 else None,
+        )
+        return output
+
+    def _check_cache(self, query, cache):
+        batch, _, width = query.shape
+        slots = _arguments.packed_length_of(cache)
+        rows = (batch, slots, self.num_heads, width // self.num_heads)
+        expected = {"key": rows, "packed_mask": (batch, slots)}
+        if not self.tie_key_value:
+            expected["value"] = rows
+        _arguments.check_cache(cache, expected)
 
     def _key_and_value(self, key_layer, value_layer, inputs):
         value = value_layer(inputs)
         if key_layer is value_layer:
             return value, value
-        if not _is_foldable(key_layer):
+        if not is_foldable(key_layer):
             return key_layer(inputs), value
         # A softmax does not see the bias of its keys. Left out, the bias gets
         # a gradient of exactly zero instead of rounding noise, which Adam
@@ -361,11 +385,6 @@ class LunaAttention(keras.layers.Layer):
         if key_layer is value_layer or not self.use_bias:
             return x
         return x + ops.cast(unused_zeros(key_layer.bias), x.dtype)
-
-    def _drop(self, seed):
-        if seed is None:
-            return None
-        return lambda weights: dropout(weights, self.dropout, seed)
 
     def _checked_masks(
         self, query, packed, context, query_mask, packed_mask, context_mask
@@ -428,36 +447,4 @@ class LunaAttention(keras.layers.Layer):
         )
 
     def get_config(self):
-        serialize = {
-            "kernel_initializer": keras.initializers,
-            "bias_initializer": keras.initializers,
-            "kernel_regularizer": keras.regularizers,
-            "bias_regularizer": keras.regularizers,
-            "kernel_constraint": keras.constraints,
-            "bias_constraint": keras.constraints,
-        }
-        return {
-            **super().get_config(),
-            "num_heads": self.num_heads,
-            "key_dim": self.key_dim,
-            "num_pack_heads": self.num_pack_heads,
-            "tie_key_value": self.tie_key_value,
-            "dropout": self.dropout,
-            "use_bias": self.use_bias,
-            "contraction": self.contraction,
-            "activity_regularizer": keras.regularizers.serialize(
-                self._projection_regularizer
-            ),
-            "seed": self.seed,
-            **{
-                name: module.serialize(getattr(self, name))
-                for name, module in serialize.items()
-            },
-        }
-
-
-def _is_foldable(layer):
-    """Whether the layer is no more than its `kernel` and `bias`."""
-    return (
-        layer.quantization_mode is None and layer.activity_regularizer is None
-    )
+        return {**super().get_config(), "num_pack_heads": self.num_pack_heads}

@@ -1,4 +1,6 @@
-"""Token, position and packed embeddings of a Luna encoder."""
+"""Token, position and packed embeddings of a Luna model."""
+
+from typing import Any
 
 import keras
 from keras import ops
@@ -12,7 +14,7 @@ POSITIONS = ("learned", "sinusoidal", "none")
 
 @keras.saving.register_keras_serializable(package="luna_tf")
 class LunaEmbedding(keras.layers.Layer):
-    """Turns token ids into the two sequences that a Luna encoder works on.
+    """Turns token ids into the two sequences that a Luna model works on.
 
     `x` = token embedding · scale + position; `p` = `PackedEmbedding` · scale,
     plus positions 0, 1, ... when they are sinusoidal. Both then go through a
@@ -22,7 +24,9 @@ class LunaEmbedding(keras.layers.Layer):
     Args:
         vocabulary_size: int, number of token ids `V`.
         hidden_dim: int, width `D`.
-        packed_length: int, rows `L` of the packed sequence.
+        packed_length: int, rows `L` of the packed sequence, or None for a model
+            that takes its packed sequence from elsewhere or has none: then only
+            `x` is returned.
         max_sequence_length: int, longest sequence that learned positions cover.
             A longer one raises or, where its length is unknown until a compiled
             function runs, gives NaN. None with other positions.
@@ -42,14 +46,22 @@ class LunaEmbedding(keras.layers.Layer):
             draws from a normal distribution with standard deviation
             `D ** -0.5`.
         seed: int, seed of dropout.
+        token_embedding: `keras.layers.Embedding` `(V, D)` to look tokens up in,
+            such as one that another layer uses too. None makes one. A copy of
+            this layer made from its configuration has a table of its own.
         **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
 
     Call arguments:
         token_ids: integer tensor `(B, T)`.
+        padding_mask: `(B, T)`, bool or integer, nonzero = keep. Replaces
+            `token_ids != padding_id`.
+        start_index: int or integer scalar tensor, how many tokens precede the
+            first one. For decoding a few tokens at a time.
         training: bool, whether dropout is active.
 
     Returns:
-        `x` `(B, T, D)` and `p` `(B, L, D)`, each carrying its Keras mask.
+        `x` `(B, T, D)` and `p` `(B, L, D)`, each carrying its Keras mask, or
+        only `x` without a packed sequence.
 
     Raises:
         ValueError: naming the argument, what was given and what is allowed.
@@ -79,6 +91,7 @@ class LunaEmbedding(keras.layers.Layer):
         dynamic_packing=True,
         embeddings_initializer=None,
         seed=None,
+        token_embedding=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -108,39 +121,50 @@ class LunaEmbedding(keras.layers.Layer):
             embeddings_initializer
         )
         self.seed = seed
-        self.packed_embedding = PackedEmbedding(
-            packed_length,
-            dynamic=dynamic_packing,
-            dtype=self.dtype_policy,
-            name="packed_embedding",
-        )
+        _check_table(token_embedding, vocabulary_size, hidden_dim)
+        self.shares_token_embedding = token_embedding is not None
+        self.token_embedding = token_embedding
+        self.packed_embedding: Any = None
+        if packed_length is not None:
+            self.packed_embedding = PackedEmbedding(
+                packed_length,
+                dynamic=dynamic_packing,
+                dtype=self.dtype_policy,
+                name="packed_embedding",
+            )
         self.dropout_layer = keras.layers.Dropout(
             dropout, seed=seed, dtype=self.dtype_policy, name="dropout"
         )
 
     def build(self, token_ids_shape):
         _arguments.check_rank(2, token_ids=token_ids_shape)
-        self.token_embedding = self._table(
-            "token_embedding", self.vocabulary_size
-        )
+        if self.token_embedding is None:
+            self.token_embedding = self._table(
+                "token_embedding", self.vocabulary_size
+            )
+        elif not self.token_embedding.built:
+            self.token_embedding.build((None, None))
         if self.position_embedding == "learned":
             self.positions = self._table(
                 "position_embedding",
                 self.max_sequence_length + self.first_position,
             )
         shape = (*token_ids_shape, self.hidden_dim)
-        self.packed_embedding.build(shape)
+        if self.packed_embedding is not None:
+            self.packed_embedding.build(shape)
         if self.normalize:
-            self.layer_norm, self.packed_layer_norm = (
-                keras.layers.LayerNormalization(
-                    epsilon=self.layer_norm_epsilon,
-                    dtype=self.dtype_policy,
-                    name=name,
+            self.layer_norm = self._layer_norm("layer_norm", shape)
+            if self.packed_embedding is not None:
+                self.packed_layer_norm = self._layer_norm(
+                    "packed_layer_norm", shape
                 )
-                for name in ("layer_norm", "packed_layer_norm")
-            )
-            self.layer_norm.build(shape)
-            self.packed_layer_norm.build(shape)
+
+    def _layer_norm(self, name, shape):
+        layer = keras.layers.LayerNormalization(
+            epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name
+        )
+        layer.build(shape)
+        return layer
 
     def _table(self, name, rows):
         # An `Embedding` and not a bare weight, so that LoRA and int8 reach it.
@@ -157,13 +181,16 @@ class LunaEmbedding(keras.layers.Layer):
         layer.build((None, None))
         return layer
 
-    def call(self, token_ids, training=None):
-        self._check(token_ids)
-        mask = None
-        if self.padding_id is not None:
-            mask = ops.not_equal(token_ids, self.padding_id)
+    def call(self, token_ids, padding_mask=None, start_index=0, training=None):
+        mask = self._checked_mask(token_ids, padding_mask, start_index)
         x = self.token_embedding(token_ids) * self.scale
-        x = self._add_positions(x, mask)
+        x = self._add_positions(x, mask, start_index)
+        if self.normalize:
+            x = self.layer_norm(x)
+        x = self.dropout_layer(x, training=training)
+        x = _zero_padding(x, mask)
+        if self.packed_embedding is None:
+            return x
         p = self.packed_embedding(x, padding_mask=mask)
         packed_mask = _masks.get_mask(p)
         p = p * self.scale
@@ -172,12 +199,11 @@ class LunaEmbedding(keras.layers.Layer):
             positions = sinusoidal_positions(rows, self.hidden_dim)
             p = p + ops.cast(positions, p.dtype)
         if self.normalize:
-            x, p = self.layer_norm(x), self.packed_layer_norm(p)
-        x = self.dropout_layer(x, training=training)
+            p = self.packed_layer_norm(p)
         p = self.dropout_layer(p, training=training)
-        return _zero_padding(x, mask), _zero_padding(p, packed_mask)
+        return x, _zero_padding(p, packed_mask)
 
-    def _add_positions(self, x, mask):
+    def _add_positions(self, x, mask, start_index):
         if self.position_embedding == "none":
             return x
         if mask is None:
@@ -187,22 +213,23 @@ class LunaEmbedding(keras.layers.Layer):
         else:
             # Padding gets -1 and is set to zero at the end.
             rows = ops.maximum(token_positions(mask), 0)
-        rows = rows + self.first_position
+        rows = rows + self.first_position + ops.cast(start_index, "int32")
         if self.position_embedding == "learned":
-            return x + self._learned_positions(rows)
+            known = rows.shape[1] is not None and isinstance(start_index, int)
+            return x + self._learned_positions(rows, known)
         positions = sinusoidal_positions(rows, self.hidden_dim)
         return x + ops.cast(positions, x.dtype)
 
-    def _learned_positions(self, rows):
+    def _learned_positions(self, rows, known):
         positions = self.positions(rows)
-        if rows.shape[1] is not None:
-            return positions  # `_check` has seen the length
+        if known:
+            return positions  # `_checked_mask` has seen the last row
         # XLA and GPUs read some other row beyond the table: better not a
         # number than a wrong one.
-        known = rows < self.max_sequence_length + self.first_position
-        return ops.where(known[..., None], positions, float("nan"))
+        inside = rows < self.max_sequence_length + self.first_position
+        return ops.where(inside[..., None], positions, float("nan"))
 
-    def _check(self, token_ids):
+    def _checked_mask(self, token_ids, padding_mask, start_index=0):
         _arguments.check_rank(2, token_ids=token_ids)
         dtype = keras.backend.standardize_dtype(token_ids.dtype)
         if "int" not in dtype:
@@ -210,33 +237,42 @@ class LunaEmbedding(keras.layers.Layer):
                 f"`token_ids` must be integers. Got dtype: {dtype}"
             )
         length = token_ids.shape[1]
+        start = start_index if isinstance(start_index, int) else 0
         if (
             self.position_embedding == "learned"
             and length is not None
-            and length > self.max_sequence_length
+            and start + length > self.max_sequence_length
         ):
             raise ValueError(
                 "`token_ids` must not be longer than `max_sequence_length`, "
                 f"{self.max_sequence_length}. Got shape: "
                 f"{tuple(token_ids.shape)}"
+                + (f" after {start} tokens" if start else "")
             )
+        if padding_mask is None and self.padding_id is not None:
+            padding_mask = ops.not_equal(token_ids, self.padding_id)
+        return _masks.check_mask(
+            "padding_mask", padding_mask, "token_ids", token_ids
+        )
 
     def compute_mask(self, inputs, previous_mask=None):
         return None  # `call` attaches both
 
-    def compute_output_spec(self, token_ids, training=None):
-        self._check(token_ids)
+    def compute_output_spec(
+        self, token_ids, padding_mask=None, start_index=0, training=None
+    ):
+        mask = self._checked_mask(token_ids, padding_mask, start_index)
         batch, length = token_ids.shape
-        lengths = (length, self.packed_length)
-        dynamic = self.padding_id is not None, self.dynamic_packing
-        return tuple(
-            _masks.set_mask(
-                keras.KerasTensor(
-                    (batch, n, self.hidden_dim), dtype=self.compute_dtype
-                ),
-                keras.KerasTensor((batch, n), dtype="bool") if masked else None,
-            )
-            for n, masked in zip(lengths, dynamic, strict=True)
+        x = self._spec(batch, length, mask is not None)
+        if self.packed_embedding is None:
+            return x
+        return x, self._spec(batch, self.packed_length, self.dynamic_packing)
+
+    def _spec(self, batch, length, masked):
+        shape = (batch, length, self.hidden_dim)
+        return _masks.set_mask(
+            keras.KerasTensor(shape, dtype=self.compute_dtype),
+            keras.KerasTensor(shape[:2], dtype="bool") if masked else None,
         )
 
     def get_config(self):
@@ -245,13 +281,34 @@ class LunaEmbedding(keras.layers.Layer):
             "position_embedding first_position scale normalize "
             "layer_norm_epsilon dropout padding_id dynamic_packing seed"
         )
+        shared = self.token_embedding if self.shares_token_embedding else None
         return {
             **super().get_config(),
             **{name: getattr(self, name) for name in names.split()},
             "embeddings_initializer": keras.initializers.serialize(
                 self.embeddings_initializer
             ),
+            "token_embedding": keras.saving.serialize_keras_object(shared),
         }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        config["token_embedding"] = keras.saving.deserialize_keras_object(
+            config.get("token_embedding")
+        )
+        return super().from_config(config)
+
+
+def _check_table(table, vocabulary_size, hidden_dim):
+    if table is None:
+        return
+    shape = (table.input_dim, table.output_dim)
+    if shape != (vocabulary_size, hidden_dim):
+        raise ValueError(
+            "`token_embedding` must have the shape (`vocabulary_size`, "
+            f"`hidden_dim`), {(vocabulary_size, hidden_dim)}. Got: {shape}"
+        )
 
 
 def _zero_padding(x, mask):

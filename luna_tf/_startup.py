@@ -3,7 +3,7 @@
 import pathlib
 import sys
 
-_PROGRAMS = ("lra", "benchmark", "doctor")
+_PROGRAMS = ("lra", "translate", "benchmark", "doctor")
 _SCRIPTS = {f"luna-{name}{end}" for name in _PROGRAMS for end in ("", ".exe")}
 _MODULES = {
     f"{package}.{name}"

@@ -60,3 +60,33 @@ def assert_gradients_close(got, expected, tolerance=1e-5):
     for name, gradient in expected.items():
         error = np.abs(got[name] - gradient).max()
         assert error <= tolerance * scale, (name, error, scale)
+
+
+def formula_weights(meta, data, key):
+    """The weights of a full-size model, which are a formula of the index."""
+    model = meta["models"][key]
+    scales = data.below(f"{key}/scales")[""]
+    adds = data.below(f"{key}/adds")[""]
+    mask = np.uint64(0xFFFFFFFF)
+    weights = {}
+    for k, (name, shape) in enumerate(
+        zip(model["names"], model["shapes"], strict=True)
+    ):
+        i = np.arange(np.prod(shape), dtype=np.uint64)
+        offset = (k + 1) * 668265263 + meta["formula_seed"] * 374761393
+        h = (i * np.uint64(2654435761) + np.uint64(offset)) & mask
+        h ^= h >> np.uint64(16)
+        h = h * np.uint64(2246822519) & mask
+        h ^= h >> np.uint64(13)
+        h = h * np.uint64(3266489917) & mask
+        h ^= h >> np.uint64(16)
+        value = (2 * scales[k] * (h / 2.0**32 - 0.5)).astype("float32")
+        value = (value + np.float32(adds[k])).reshape(shape)
+        if name in model["padding_idx_rows_zero"]:
+            value[1] = 0
+        weights[name] = value
+    for k, name in enumerate(model["names"][:3]):
+        np.testing.assert_array_equal(
+            weights[name].ravel()[-6:], data.below(f"{key}/check/{k}")[""]
+        )
+    return weights

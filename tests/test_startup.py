@@ -13,6 +13,7 @@ from luna_tf import _startup
     [
         (["/bin/luna-lra"], ["python", "/bin/luna-lra"], True),
         (["luna-benchmark.exe"], ["luna-benchmark.exe"], True),
+        (["luna-translate"], ["python", "/bin/luna-translate"], True),
         (["/x/trainers/lra.py"], ["python", "-m", "trainers.lra"], True),
         (["-m"], ["python", "-X", "dev", "-m", "luna_tf.trainers.lra"], True),
         (["/x/luna-lra.py"], ["python", "/x/luna-lra.py"], False),

@@ -17,11 +17,17 @@ from keras import ops
 
 from luna_tf.layers import (
     LunaAttention,
+    LunaCausalAttention,
+    LunaDecoderBlock,
     LunaEmbedding,
     LunaTransformerBlock,
     PackedEmbedding,
 )
-from luna_tf.models import LRAClassifier
+from luna_tf.models import (
+    LRAClassifier,
+    LunaSeq2SeqBackbone,
+    LunaSeq2SeqLM,
+)
 
 # Entries of a state dict that are tables or bookkeeping, not weights.
 _BUFFERS = re.compile(r"(^|\.)(version|_float_tensor|projected_positions)$")
@@ -36,12 +42,14 @@ class Entry:
         variable: The Keras variable.
         role: str, what it is: decides initialisation and layer norm offset.
         shape: tuple of int, official shape.
+        aliases: tuple of str, further official names of the same weight.
     """
 
     name: str
     variable: Any
     role: str
     shape: tuple[int, ...]
+    aliases: tuple[str, ...] = ()
 
     def from_official(self, array: np.ndarray) -> np.ndarray:
         """Brings an array of the official layout into ours."""
@@ -72,8 +80,10 @@ def load_weights(
     Nothing is assigned unless everything fits.
 
     Args:
-        target: Built `LunaAttention`, `PackedEmbedding`, `LunaEmbedding`,
-            `LunaTransformerBlock` or `LRAClassifier`.
+        target: Built `LunaAttention`, `LunaCausalAttention`,
+            `PackedEmbedding`, `LunaEmbedding`, `LunaTransformerBlock`,
+            `LunaDecoderBlock`, `LRAClassifier`, `LunaSeq2SeqBackbone` or
+            `LunaSeq2SeqLM`.
         state_dict: Official name -> array. Names that do not start with
             `prefix` are ignored, and so are the official non-trainable tables.
         prefix: str, prepended to all names, such as `"encoder.layers.3."`.
@@ -83,8 +93,9 @@ def load_weights(
 
     Raises:
         TypeError: if there is no official counterpart of `target`.
-        ValueError: naming every entry that is missing, unused or of a wrong
-            shape, or if `target` has no weights yet.
+        ValueError: naming every entry that is missing, unused, of a wrong
+            shape or unlike another that is the same weight here, or if
+            `target` has no weights yet.
 
     Example:
 
@@ -112,12 +123,27 @@ def load_weights(
         for name, array in state_dict.items()
         if name.startswith(prefix) and not _BUFFERS.search(name)
     }
+    tied = {
+        prefix + alias: given.pop(prefix + alias)
+        for entry in entries.values()
+        for alias in entry.aliases
+        if prefix + alias in given
+    }
     problems = [f"missing: {name}" for name in entries if name not in given]
     problems += [f"unused: {name}" for name in given if name not in entries]
     problems += [
         f"wrong shape: {name} is {given[name].shape}, not {entry.shape}"
         for name, entry in entries.items()
         if name in given and given[name].shape != entry.shape
+    ]
+    problems += [
+        f"not equal: {prefix + alias} and {name}, which are one weight here"
+        for name, entry in entries.items()
+        for alias in entry.aliases
+        if name in given
+        and not np.array_equal(
+            tied.get(prefix + alias, given[name]), given[name]
+        )
     ]
     if problems:
         raise ValueError(
@@ -165,7 +191,8 @@ def state_dict(
         array = entry.to_official(ops.convert_to_numpy(tensor))
         if entry.role == "norm_gain":
             array = array - layer_norm_offset
-        weights[prefix + entry.name] = array
+        for name in (entry.name, *entry.aliases):
+            weights[prefix + name] = array
     return weights
 
 
@@ -214,7 +241,7 @@ def _fairseq(rng, role, shape, inputs):
         return np.ones(shape)
     if role in ("norm_bias", "attention_output_bias"):
         return np.zeros(shape)
-    if role in ("tokens", "positions", "packed"):
+    if role in ("tokens", "positions", "packed", "token_output"):
         return rng.normal(size=shape) * shape[-1] ** -0.5
     if role == "attention_input":
         bound = (3 / sum(shape)) ** 0.5  # Xavier with gain 1/sqrt(2)
@@ -282,6 +309,23 @@ def _attention(layer: LunaAttention) -> Iterator[Entry]:
             "k_proj": layer.key,
             "v_proj": layer.value,
         }
+    yield from _projections(names, layer)
+
+
+def _causal_attention(layer: LunaCausalAttention) -> Iterator[Entry]:
+    names = {
+        "pq_proj": layer.pack_query,
+        "pc_proj": layer.pack_key,
+        "q_proj": layer.query,
+    }
+    if layer.tie_key_value:
+        names |= {"c_proj": layer.key_value}
+    else:
+        names |= {"k_proj": layer.key, "v_proj": layer.value}
+    yield from _projections(names, layer)
+
+
+def _projections(names: Mapping[str, Any], layer: Any) -> Iterator[Entry]:
     for name, projection in names.items():
         yield from _linear(name, projection, "attention_input")
     output = layer.attention_output
@@ -291,17 +335,37 @@ def _attention(layer: LunaAttention) -> Iterator[Entry]:
 
 def _block(layer: LunaTransformerBlock) -> Iterator[Entry]:
     yield from _below("self_attn.", _attention(layer.self_attention))
-    for name, norm in (
-        ("self_attn_layer_norm", layer.self_attention_layer_norm),
-        ("self_atten_proj_layer_norm", layer.packed_layer_norm),  # sic
-        ("final_layer_norm", layer.feedforward_layer_norm),
-    ):
-        yield from _layer_norm(name, norm)
-    for name, dense in (
-        ("fc1", layer.feedforward_intermediate_dense),
-        ("fc2", layer.feedforward_output_dense),
-    ):
-        yield from _linear(name, dense, "dense")
+    yield from _layer_norm(
+        "self_attn_layer_norm", layer.self_attention_layer_norm
+    )
+    yield from _layer_norm(
+        "self_atten_proj_layer_norm",
+        layer.packed_layer_norm,  # sic
+    )
+    yield from _feedforward(layer)
+
+
+def _decoder_block(layer: LunaDecoderBlock) -> Iterator[Entry]:
+    yield from _below("self_attn.", _causal_attention(layer.self_attention))
+    yield from _layer_norm(
+        "self_attn_layer_norm", layer.self_attention_layer_norm
+    )
+    if layer.has_cross_attention:
+        yield from _below("encoder_attn.", _attention(layer.cross_attention))
+        yield from _layer_norm(
+            "encoder_attn_layer_norm", layer.cross_attention_layer_norm
+        )
+        yield from _layer_norm(
+            "encoder_atten_proj_layer_norm",
+            layer.packed_layer_norm,  # sic
+        )
+    yield from _feedforward(layer)
+
+
+def _feedforward(layer: Any) -> Iterator[Entry]:
+    yield from _layer_norm("final_layer_norm", layer.feedforward_layer_norm)
+    yield from _linear("fc1", layer.feedforward_intermediate_dense, "dense")
+    yield from _linear("fc2", layer.feedforward_output_dense, "dense")
 
 
 def _table(name: str, variable: Any, role: str) -> Iterator[Entry]:
@@ -313,15 +377,22 @@ def _packed(layer: PackedEmbedding) -> Iterator[Entry]:
 
 
 def _embedding(layer: LunaEmbedding) -> Iterator[Entry]:
-    yield from _packed(layer.packed_embedding)
+    if layer.packed_embedding is not None:
+        yield from _packed(layer.packed_embedding)
     tokens = layer.token_embedding.embeddings
     yield from _table("embed_tokens.weight", tokens, "tokens")
+    yield from _positions(layer)
+    if layer.normalize:
+        yield from _layer_norm("emb_layer_norm", layer.layer_norm)
+        if layer.packed_embedding is not None:
+            norm = layer.packed_layer_norm
+            yield from _layer_norm("proj_emb_layer_norm", norm)
+
+
+def _positions(layer: LunaEmbedding) -> Iterator[Entry]:
     if layer.position_embedding == "learned":
         positions = layer.positions.embeddings
         yield from _table("embed_positions.weight", positions, "positions")
-    if layer.normalize:
-        yield from _layer_norm("emb_layer_norm", layer.layer_norm)
-        yield from _layer_norm("proj_emb_layer_norm", layer.packed_layer_norm)
 
 
 def _lra(model: LRAClassifier) -> Iterator[Entry]:
@@ -334,10 +405,79 @@ def _lra(model: LRAClassifier) -> Iterator[Entry]:
     yield from _linear("sentence_projection_layer", output, "output")
 
 
+def _token_tables(model: LunaSeq2SeqBackbone) -> Iterator[Entry]:
+    shape = (model.vocabulary_size, model.hidden_dim)
+    names = [
+        "encoder.embed_tokens.weight",
+        "decoder.embed_tokens.weight",
+        "decoder.output_projection.weight",
+    ]
+    if model.share_embeddings != "all":
+        own = model.encoder_embedding.token_embedding.embeddings
+        yield Entry(names.pop(0), own, "tokens", shape)
+    table = model.token_embedding
+    if model.share_embeddings == "none":
+        output = table.reverse_embeddings
+        yield Entry(names.pop(), output, "token_output", shape)
+    name, *aliases = names
+    yield Entry(name, table.embeddings, "tokens", shape, tuple(aliases))
+
+
+def _seq2seq(model: LunaSeq2SeqBackbone) -> Iterator[Entry]:
+    if model.attention != "luna":
+        raise TypeError(
+            "`target` must have attention='luna': the official code has no "
+            f"other model. Got: {model.attention!r}"
+        )
+    yield from _token_tables(model)
+    yield from _below(
+        "encoder.", _packed(model.encoder_embedding.packed_embedding)
+    )
+    sides = (
+        ("encoder", model.encoder_embedding, model.encoder_blocks, _block),
+        (
+            "decoder",
+            model.decoder_embedding,
+            model.decoder_blocks,
+            _decoder_block,
+        ),
+    )
+    for side, embedding, blocks, entries in sides:
+        yield from _below(f"{side}.", _positions(embedding))
+        if embedding.normalize:
+            yield from _layer_norm(
+                f"{side}.layernorm_embedding", embedding.layer_norm
+            )
+        for index, block in enumerate(blocks):
+            yield from _below(f"{side}.layers.{index}.", entries(block))
+    if model.encoder_embedding.normalize:
+        norm = model.encoder_embedding.packed_layer_norm
+        yield from _layer_norm(
+            "encoder.layernorm_porjected_embedding", norm
+        )  # sic
+    if model.normalize_first:
+        decoder_norm = model.decoder_layer_norm
+        for name, norm in (
+            ("encoder.layer_norm", model.encoder_layer_norm),
+            ("encoder.proj_layer_norm", model.encoder_packed_layer_norm),
+            ("decoder.layer_norm", decoder_norm.layer_norm),
+            ("decoder.proj_layer_norm", decoder_norm.packed_layer_norm),
+        ):
+            yield from _layer_norm(name, norm)
+
+
+def _seq2seq_lm(model: LunaSeq2SeqLM) -> Iterator[Entry]:
+    yield from _seq2seq(model.backbone)
+
+
 _ENTRIES: dict[Any, Callable[[Any], Iterator[Entry]]] = {
     LunaAttention: _attention,
+    LunaCausalAttention: _causal_attention,
     LunaTransformerBlock: _block,
+    LunaDecoderBlock: _decoder_block,
     PackedEmbedding: _packed,
     LunaEmbedding: _embedding,
     LRAClassifier: _lra,
+    LunaSeq2SeqBackbone: _seq2seq,
+    LunaSeq2SeqLM: _seq2seq_lm,
 }

@@ -39,15 +39,7 @@ def export_saved_model(model: keras.Model, path: str | os.PathLike) -> None:
     serve(token_ids=tf.constant([[1, 5, 7, 2]]))["probabilities"]
     ```
     """
-    # A functional model has the global policy; its layers may have another.
-    for layer in (model, *model.layers):
-        if layer.compute_dtype != "float32":
-            raise ValueError(
-                "`model` must compute in float32 to be exported: rebuild it "
-                "with `dtype='float32'` and copy the weights with "
-                "`set_weights(get_weights())`. Received: layer "
-                f"{layer.name!r} that computes in {layer.compute_dtype}"
-            )
+    check_float32(model)
 
     def serve(token_ids: tf.Tensor) -> dict[str, Any]:
         logits = tf.cast(model(token_ids, training=False), tf.float32)
@@ -62,12 +54,32 @@ def export_saved_model(model: keras.Model, path: str | os.PathLike) -> None:
             tf.TensorSpec([None, None], tf.int32, name="token_ids")
         ],
     )
-    with _warnings_only():
+    with quiet():
         archive.write_out(os.fspath(path), verbose=False)
 
 
+def check_float32(model: keras.Model) -> None:
+    """Refuses a model that other tools would read badly or not at all.
+
+    Args:
+        model: the model to export.
+
+    Raises:
+        ValueError: when it computes in another type than float32.
+    """
+    # A functional model has the global policy; its layers may have another.
+    for layer in (model, *model.layers):
+        if layer.compute_dtype != "float32":
+            raise ValueError(
+                "`model` must compute in float32 to be exported: rebuild it "
+                "with `dtype='float32'` and copy the weights with "
+                "`set_weights(get_weights())`. Received: layer "
+                f"{layer.name!r} that computes in {layer.compute_dtype}"
+            )
+
+
 @contextlib.contextmanager
-def _warnings_only() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps TensorFlow's notes on its progress off the terminal."""
     logger = logging.getLogger("tensorflow")
     level, verbosity = logger.level, absl_logging.get_verbosity()

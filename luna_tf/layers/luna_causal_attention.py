@@ -19,7 +19,7 @@ class LunaCausalAttention(NestedAttention):
 
     A softmax over the context would have to be computed anew for each prefix,
     so that packing has softplus weights instead, whose sums grow token by
-    token (Luna paper, section 3.4). Per head, for the `t`-th token, with
+    token (Luna paper, section 3.3). Per head, for the `t`-th token, with
     `softplus2(z) = log2(1 + 2^z)`:
 
         e_j = softplus2(pack_key_j · pack_queryᵀ / sqrt(K))         (L numbers)

@@ -16,7 +16,7 @@ class LunaDecoderBlock(keras.layers.Layer):
 
     The causal attention reads the packed sequence; the cross attention packs
     the encoder's output into it and so updates it (Luna paper, sections 3.2 and
-    3.4). Stack blocks with `x, p = block(x, p, encoder_sequence)`, the first
+    3.3). Stack blocks with `x, p = block(x, p, encoder_sequence)`, the first
     `p` being the encoder's last. Without an encoder sequence (decoder-only
     model) there is no cross attention and `p` passes through unchanged.
 

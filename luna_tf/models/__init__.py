@@ -1,5 +1,36 @@
-"""Models: layers wired together."""
+"""Models: layers wired together.
 
-from luna_tf.models.lra_classifier import LRAClassifier
+The import registers all of them with Keras and KerasHub, which is what loading
+a preset takes. Our own programs load a model when they ask for it: KerasHub is
+slow to import, and not all of them need it.
+"""
 
-__all__ = ["LRAClassifier"]
+import importlib
+
+from luna_tf import _startup
+
+_MODULES = {
+    "LRAClassifier": "lra_classifier",
+    "LunaCausalLM": "luna_causal_lm",
+    "LunaCausalLMBackbone": "luna_causal_lm_backbone",
+    "LunaCausalLMByteTokenizer": "luna_causal_lm_byte_tokenizer",
+    "LunaCausalLMPreprocessor": "luna_causal_lm_preprocessor",
+    "LunaCausalLMTokenizer": "luna_causal_lm_tokenizer",
+    "LunaSeq2SeqBackbone": "luna_seq2seq_backbone",
+    "LunaSeq2SeqLM": "luna_seq2seq_lm",
+    "LunaSeq2SeqLMPreprocessor": "luna_seq2seq_lm_preprocessor",
+    "LunaSeq2SeqTokenizer": "luna_seq2seq_tokenizer",
+}
+__all__ = list(_MODULES)
+
+
+def __getattr__(name):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
+    return getattr(module, name)
+
+
+if not _startup.is_own_program():
+    for _name in _MODULES:
+        globals()[_name] = __getattr__(_name)

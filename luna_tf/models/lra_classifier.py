@@ -1,13 +1,11 @@
 """Sequence classifier of the Long Range Arena, with Luna or its baseline."""
 
 import keras
-from keras import ops
 
 from luna_tf.layers import (
     LunaEmbedding,
     LunaPooling,
     LunaTransformerBlock,
-    _masks,
 )
 from luna_tf.layers._arguments import (
     check_choice,
@@ -174,6 +172,7 @@ class LRAClassifier(keras.Model):
             "contraction": contraction,
         }
         if attention == "luna":
+            check_positive(packed_length=packed_length)
             embedding = LunaEmbedding(
                 packed_length=packed_length,
                 dynamic_packing=dynamic_packing,
@@ -185,7 +184,7 @@ class LRAClassifier(keras.Model):
             _check_softmax(
                 pooling, dynamic_packing=dynamic_packing, **luna_arguments
             )
-            embedding = _TokenEmbedding(packed_length=1, **embedding_arguments)
+            embedding = LunaEmbedding(packed_length=None, **embedding_arguments)
             block_class = SoftmaxTransformerBlock
         blocks = [
             block_class(
@@ -305,38 +304,3 @@ def _check_softmax(pooling, **given):
                 f"`{name}` must be {_LUNA_ONLY[name]!r} with "
                 f"attention='softmax', which does not use it. Got: {value!r}"
             )
-
-
-class _TokenEmbedding(LunaEmbedding):
-    """`LunaEmbedding` without the packed sequence and its weights."""
-
-    def build(self, token_ids_shape):
-        self.token_embedding = self._table(
-            "token_embedding", self.vocabulary_size
-        )
-        if self.position_embedding == "learned":
-            self.positions = self._table(
-                "position_embedding",
-                self.max_sequence_length + self.first_position,
-            )
-        self.layer_norm = keras.layers.LayerNormalization(
-            epsilon=self.layer_norm_epsilon,
-            dtype=self.dtype_policy,
-            name="layer_norm",
-        )
-        self.layer_norm.build((*token_ids_shape, self.hidden_dim))
-
-    def call(self, token_ids, training=None):
-        self._check(token_ids)
-        mask = None
-        if self.padding_id is not None:
-            mask = ops.not_equal(token_ids, self.padding_id)
-        x = self.token_embedding(token_ids) * self.scale
-        x = self.layer_norm(self._add_positions(x, mask))
-        x = self.dropout_layer(x, training=training)
-        if mask is not None:
-            x = _masks.set_mask(x * ops.cast(mask, x.dtype)[..., None], mask)
-        return x
-
-    def compute_output_spec(self, token_ids, training=None):
-        return super().compute_output_spec(token_ids, training)[0]

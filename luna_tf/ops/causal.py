@@ -3,8 +3,8 @@
 Letters: `B` batch, `T` length, `H` heads, `P` and `Q` the two widths of the
 state, `C` chunk size.
 
-Causal Luna needs `x_t · Σ_{j<=t} y_j z_jᵀ` twice (paper, section 3.4, function
-f of equation 7, less its division by `t`). The textbook form holds one
+Causal Luna needs `x_t · Σ_{j<=t} y_j z_jᵀ` twice (paper, section 3.3, function
+f, less its division by `t`). The textbook form holds one
 `(P, Q)` state for each token. Here a chunk of `C` tokens shares one state, the
 sum over all earlier chunks; what happened inside the chunk comes from a masked
 `(C, C)` matrix product. Time is linear in `T`, memory `T·(C + P·Q/C)` instead

@@ -9,7 +9,7 @@ def softplus_base2(x):
     """Returns `log2(1 + 2**x)`, which is 1 at 0 and `x` for large `x`.
 
     The official causal attention uses it in place of the pack softmax, so that
-    a slot that scores 0 has weight 1 (Luna paper, section 3.4).
+    a slot that scores 0 has weight 1 (Luna paper, section 3.3).
 
     Args:
         x: Float tensor of any shape.

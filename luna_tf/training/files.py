@@ -68,6 +68,29 @@ def write_by(path: str, write: Callable[[str], None]) -> None:
     _gfile().rename(unfinished, path, overwrite=True)
 
 
+def write_folder_by(path: str, write: Callable[[str], None]) -> None:
+    """Writes a folder by a function that knows local folders only.
+
+    Args:
+        path: the folder; there must be none yet.
+        write: given the path of a local folder, fills it.
+    """
+    if not is_remote(path):
+        unfinished = f"{path}.unfinished"
+        remove(unfinished)
+        write(unfinished)
+        _gfile().rename(unfinished, path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        write(folder)
+        for here, _, names in os.walk(folder):
+            below = os.path.relpath(here, folder)
+            there = path if below == "." else join(path, *below.split(os.sep))
+            _gfile().makedirs(there)
+            for name in names:
+                _gfile().copy(os.path.join(here, name), join(there, name))
+
+
 def read_by(path: str, read: Callable[[str], None]) -> None:
     """Reads a file by a function that knows local files only."""
     if not is_remote(path):

@@ -16,12 +16,20 @@ _GRID = "#e2e8f0"
 # Warm for what is compared against, cold for Luna, darker with more slots.
 _COLORS = {
     "softmax": ("#c2410c",),
+    "causal_softmax": ("#c2410c",),
+    "official": ("#84a098", "#64748b", "#475569", "#334155"),
+    "chunked": ("#60a5fa", "#2563eb", "#1e3a8a", "#0f172a"),
     "auto": ("#60a5fa", "#2563eb", "#1e3a8a", "#0f172a"),
     "absorbed": ("#0d9488", "#115e59", "#134e4a", "#042f2e"),
     "direct": ("#a855f7", "#7e22ce", "#581c87", "#3b0764"),
     "textbook": ("#84a098", "#64748b", "#475569", "#334155"),
 }
-_NAMES = {"softmax": "softmax attention", "auto": "Luna"}
+_NAMES = {
+    "softmax": "softmax attention",
+    "auto": "Luna",
+    "causal_softmax": "causal softmax attention",
+    "chunked": "causal Luna",
+}
 
 Curves = Mapping[tuple[str, int], Mapping[int, float]]
 

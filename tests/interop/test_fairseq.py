@@ -11,6 +11,7 @@ from luna_tf import (
     PackedEmbedding,
 )
 from luna_tf.interop import fairseq
+from luna_tf.layers import LunaCausalAttention, LunaDecoderBlock
 from luna_tf.models import LRAClassifier
 
 X, P = np.ones((1, 5, 8), "float32"), np.ones((1, 3, 8), "float32")
@@ -25,6 +26,24 @@ def attention(**kwargs):
 def block(width=8):
     layer = LunaTransformerBlock(3 * width, 2, tie_key_value=False)
     layer.build((None, None, width), (None, 3, width))
+    return layer
+
+
+def causal_attention():
+    layer = LunaCausalAttention(2, tie_key_value=False)
+    layer.build(X.shape, P.shape)
+    return layer
+
+
+def decoder_block():
+    layer = LunaDecoderBlock(12, 2)
+    layer.build(X.shape, P.shape, X.shape)
+    return layer
+
+
+def decoder_only_block():
+    layer = LunaDecoderBlock(12, 2)
+    layer.build(X.shape, P.shape)
     return layer
 
 
@@ -51,7 +70,17 @@ def values(layer):
 
 
 TARGETS = pytest.mark.parametrize(
-    "make", [attention, block, packed, embedding, classifier]
+    "make",
+    [
+        attention,
+        causal_attention,
+        block,
+        decoder_block,
+        decoder_only_block,
+        packed,
+        embedding,
+        classifier,
+    ],
 )
 
 

@@ -10,10 +10,12 @@ from golden_cases import (
     assert_close,
     assert_gradients_close,
     cases,
+    formula_weights,
 )
 
 from luna_tf import LunaAttention, LunaTransformerBlock
 from luna_tf.interop import fairseq
+from luna_tf.layers import LunaCausalAttention, LunaDecoderBlock
 from luna_tf.models import LRAClassifier
 
 golden = functools.cache(GoldenFile)
@@ -159,6 +161,154 @@ def test_encoder_layer(name, case, contraction, jit):
     )
 
 
+# Two of the four modes, each kernel and each compiler once: XLA takes seconds.
+TWO_MODES = pytest.mark.parametrize(
+    "contraction,jit", [("direct", False), ("absorbed", True)]
+)
+
+
+@TWO_MODES
+@pytest.mark.parametrize("name,case", cases("causal_*"))
+def test_causal_attention(name, case, contraction, jit):
+    data = golden(name)
+    inputs = data.below(f"{case}/in/")
+    layer = LunaCausalAttention(
+        data.meta["num_heads"],
+        tie_key_value=data.meta["tie_kv"],
+        chunk_size=16,
+        contraction=contraction,
+    )
+    layer.build(inputs["query"].shape, inputs["pquery"].shape)
+    fairseq.load_weights(layer, data.weights)
+
+    def attend(query, pquery, pkey_padding_mask=None):
+        mask = keep(pkey_padding_mask)
+        return {"attn": layer(query, pquery, packed_mask=mask)}
+
+    cotangents = data.below(f"{case}/cot/") or None
+    outputs, g_inputs, g_weights = gradients.run(
+        attend, layer.trainable_variables, inputs, cotangents, jit
+    )
+    assert_close(outputs["attn"], data.below(f"{case}/out/")["attn"])
+    if cotangents:
+        assert_gradients_close(g_inputs, data.below(f"{case}/gin/"))
+        assert_gradients_close(
+            official_gradients(layer, g_weights), data.below(f"{case}/gw/")
+        )
+
+
+@pytest.mark.parametrize("contraction", ["direct", "absorbed"])
+@pytest.mark.parametrize("name,case", cases("causal_*"))
+def test_causal_attention_in_steps(name, case, contraction):
+    data = golden(name)
+    inputs = data.below(f"{case}/in/")
+    expected = data.below(f"{case}/step/")
+    layer = LunaCausalAttention(
+        data.meta["num_heads"],
+        tie_key_value=data.meta["tie_kv"],
+        contraction=contraction,
+    )
+    layer.build(inputs["query"].shape, inputs["pquery"].shape)
+    fairseq.load_weights(layer, data.weights)
+    cache = layer.initial_cache(
+        inputs["pquery"], keep(inputs.get("pkey_padding_mask"))
+    )
+    query, steps = inputs["query"], expected["attn"]
+    # A prefill, then one by one.
+    prefill = max(0, query.shape[1] - 6)
+    if prefill:
+        output, cache = layer(query[:, :prefill], cache=cache)
+        assert_close(output, steps[:, :prefill])
+    for t in range(prefill, query.shape[1]):
+        output, cache = layer(query[:, t : t + 1], cache=cache)
+        assert_close(output, steps[:, t : t + 1])
+    state = {
+        "prev_pquery": cache["pack_query"],
+        "prev_key_accum_mat": cache["key_sums"],
+        "prev_value_accum_mat": cache["value_sums"],
+    }
+    for key, value in state.items():
+        assert_close(value, expected[f"state/{key}"], 3e-5)
+    counts = expected["state/prev_num_steps"][:, 0]
+    np.testing.assert_array_equal(cache["num_tokens"], counts)
+
+
+def decoder_block(data, inputs, contraction):
+    block = LunaDecoderBlock(
+        data.meta["ffn_dim"],
+        data.meta["num_heads"],
+        num_pack_heads=data.meta["num_pheads"],
+        tie_key_value=data.meta["tie_kv"],
+        normalize_first=data.meta["normalize_before"],
+        activation=data.meta["activation"],
+        contraction=contraction,
+        chunk_size=4,
+    )
+    names = "x", "px", "encoder_out"
+    block.build(*(inputs[name].shape for name in names))
+    fairseq.load_weights(
+        block, data.weights, layer_norm_offset=data.layer_norm_offset
+    )
+    return block
+
+
+@TWO_MODES
+@pytest.mark.parametrize("name,case", cases("decoder_layer_*"))
+def test_decoder_layer(name, case, contraction, jit):
+    data = golden(name)
+    inputs = data.below(f"{case}/in/")
+    block = decoder_block(data, inputs, contraction)
+
+    def decode(
+        x,
+        px,
+        encoder_out,
+        encoder_padding_mask=None,
+        encoder_projected_padding_mask=None,
+    ):
+        x, px = block(
+            x,
+            px,
+            encoder_out,
+            packed_mask=keep(encoder_projected_padding_mask),
+            encoder_padding_mask=keep(encoder_padding_mask),
+        )
+        return {"x": x, "px": px}
+
+    outputs, g_inputs, g_weights = gradients.run(
+        decode,
+        block.trainable_variables,
+        inputs,
+        data.below(f"{case}/cot/"),
+        jit,
+    )
+    for key in ("x", "px"):
+        assert_close(outputs[key], data.below(f"{case}/out/")[key])
+    assert_gradients_close(g_inputs, data.below(f"{case}/gin/"))
+    assert_gradients_close(
+        official_gradients(block, g_weights), data.below(f"{case}/gw/")
+    )
+
+
+@pytest.mark.parametrize("contraction", ["direct", "absorbed"])
+@pytest.mark.parametrize("name,case", cases("decoder_layer_*"))
+def test_decoder_layer_in_steps(name, case, contraction):
+    data = golden(name)
+    inputs = data.below(f"{case}/in/")
+    expected = data.below(f"{case}/step/")
+    block = decoder_block(data, inputs, contraction)
+    cache, packed = block.initial_cache(
+        inputs["px"],
+        inputs["encoder_out"],
+        keep(inputs.get("encoder_projected_padding_mask")),
+        keep(inputs.get("encoder_padding_mask")),
+    )
+    assert_close(packed, expected["px_first"])
+    for t in range(inputs["x"].shape[1]):
+        output, cache = block(inputs["x"][:, t : t + 1], cache=cache)
+        assert_close(output, expected["x"][:, t : t + 1])
+
+
 def lra_classifier(data, **overrides):
     """Our model with the configuration of an official LRA golden file."""
     meta = data.meta
@@ -225,36 +375,6 @@ def test_lra_classifier(name, case, contraction, jit):
             assert key in data.meta["no_grad"][case], key
             expected[key] = np.zeros_like(got[key])
         assert_gradients_close(got, expected, 3e-5)
-
-
-def formula_weights(meta, data, key):
-    """The weights of a full-size model, which are a formula of the index."""
-    model = meta["models"][key]
-    scales = data.below(f"{key}/scales")[""]
-    adds = data.below(f"{key}/adds")[""]
-    mask = np.uint64(0xFFFFFFFF)
-    weights = {}
-    for k, (name, shape) in enumerate(
-        zip(model["names"], model["shapes"], strict=True)
-    ):
-        i = np.arange(np.prod(shape), dtype=np.uint64)
-        offset = (k + 1) * 668265263 + meta["formula_seed"] * 374761393
-        h = (i * np.uint64(2654435761) + np.uint64(offset)) & mask
-        h ^= h >> np.uint64(16)
-        h = h * np.uint64(2246822519) & mask
-        h ^= h >> np.uint64(13)
-        h = h * np.uint64(3266489917) & mask
-        h ^= h >> np.uint64(16)
-        value = (2 * scales[k] * (h / 2.0**32 - 0.5)).astype("float32")
-        value = (value + np.float32(adds[k])).reshape(shape)
-        if name in model["padding_idx_rows_zero"]:
-            value[1] = 0
-        weights[name] = value
-    for k, name in enumerate(model["names"][:3]):
-        np.testing.assert_array_equal(
-            weights[name].ravel()[-6:], data.below(f"{key}/check/{k}")[""]
-        )
-    return weights
 
 
 @MODES

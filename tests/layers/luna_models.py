@@ -10,6 +10,7 @@ from luna_tf import (
     LunaTransformerBlock,
     PackedEmbedding,
 )
+from luna_tf.layers import LunaDecoderBlock
 
 INPUTS = [
     np.array([[3, 4, 5, 0, 0], [1, 2, 3, 4, 5]], "int32"),
@@ -27,6 +28,8 @@ def functional():
     x, p = LunaEmbedding(9, 8, 3, 20)(ids)
     x, p = LunaTransformerBlock(6, 2, num_pack_heads=4)(x, p)
     x, p = LunaAttention(2, tie_key_value=False)(x, p, context)
+    x, p = LunaDecoderBlock(6, 2, chunk_size=2)(x, p, context)
+    x, p = LunaDecoderBlock(6, 2)(x, p)
     return randomize(keras.Model([ids, context], [x, p]))
 
 
@@ -37,6 +40,7 @@ class Subclassed(keras.Model):
         self.embedding = LunaEmbedding(9, 8, 3, 20)
         self.block = LunaTransformerBlock(6, 2, num_pack_heads=4)
         self.cross = LunaAttention(2, tie_key_value=False)
+        self.decoder = LunaDecoderBlock(6, 2, chunk_size=2)
         self.packed = PackedEmbedding(4)
 
     def build(self, input_shape):
@@ -45,6 +49,7 @@ class Subclassed(keras.Model):
         self.embedding.build(ids)
         self.block.build(x, p)
         self.cross.build(x, p, context)
+        self.decoder.build(x, p, context)
         self.packed.build(x)
 
     def call(self, inputs):
@@ -52,7 +57,8 @@ class Subclassed(keras.Model):
         # `tf.saved_model.save` also traces a subclassed model with floats.
         ids = keras.ops.cast(ids, "int32")
         x, p = self.block(*self.embedding(ids))
-        x, _ = self.cross(x, p, context)
+        x, p = self.cross(x, p, context)
+        x, _ = self.decoder(x, p, context)
         return x, self.packed(x)
 
 

@@ -137,3 +137,74 @@ def test_embeddings_initializer_is_used():
     layer.build((None, None))
     assert (array(layer.token_embedding.embeddings) == 1).all()
     assert (array(layer.positions.embeddings) == 1).all()
+
+
+def test_without_a_packed_sequence_there_is_only_x():
+    for options in ({}, {"normalize": True}):
+        layer = embedding(packed_length=None, **options)
+        both = embedding(**options)
+        names = {v.path.split("/", 1)[1] for v in layer.weights}
+        others = {v.path.split("/", 1)[1] for v in both.weights}
+        assert others - names == {v for v in others if v.startswith("packed_")}
+        by_name = {v.path.split("/", 1)[1]: v for v in both.weights}
+        for v in layer.weights:
+            v.assign(by_name[v.path.split("/", 1)[1]])
+        x = layer(IDS)
+        assert_all_close([x], [both(IDS)[0]], 1e-6)
+        np.testing.assert_array_equal(array(_masks.get_mask(x)), KEEP)
+        symbolic = layer(keras.Input((None,), dtype="int32"))
+        assert symbolic.shape == (None, None, 8)
+
+
+def test_a_shared_table_is_used_and_saved_in_the_config():
+    table = keras.layers.Embedding(9, 8, name="table")
+    layer = embedding(token_embedding=table)
+    other = embedding(token_embedding=table, position_embedding="none")
+    assert layer.token_embedding is other.token_embedding is table
+    assert len([w for w in layer.weights if w.shape == (9, 8)]) == 1
+    config = layer.get_config()
+    again = LunaEmbedding.from_config(config)
+    assert again.get_config() == config
+    assert again.token_embedding.name == "table"
+    with pytest.raises(ValueError, match="`token_embedding` must .*9, 8"):
+        embedding(token_embedding=keras.layers.Embedding(9, 4))
+
+
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
+def test_a_mask_replaces_the_padding_id(positions):
+    layer = embedding(position_embedding=positions)
+    ids = np.array([[3, 0, 5, 6]])
+    mask = np.array([[1, 1, 1, 0]])
+    # Token 0 counts here, though it is the padding id.
+    x, p = layer(ids, padding_mask=mask)
+    np.testing.assert_array_equal(array(_masks.get_mask(x)), mask == 1)
+    np.testing.assert_array_equal(array(_masks.get_mask(p)), [[1, 1, 1]])
+    shifted, _ = layer(
+        np.roll(ids, 1, axis=1), padding_mask=np.roll(mask, 1, axis=1)
+    )
+    assert_all_close([shifted[:, 1:]], [x[:, :3]])
+    with pytest.raises(ValueError, match="`padding_mask` must have"):
+        layer(ids, padding_mask=mask[:, :2])
+
+
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "none"])
+@pytest.mark.parametrize("kind", [int, np.int32])
+def test_tokens_may_come_a_few_at_a_time(positions, kind):
+    layer = embedding(
+        position_embedding=positions, padding_id=None, packed_length=None
+    )
+    ids = np.array([[3, 4, 5, 6, 7]])
+    whole = layer(ids)
+    parts = [
+        layer(ids[:, a:b], start_index=kind(a))
+        for a, b in ((0, 2), (2, 3), (3, 5))
+    ]
+    assert_all_close(
+        [np.concatenate([array(x) for x in parts], axis=1)], [whole]
+    )
+
+
+def test_a_few_tokens_beyond_the_learned_positions_are_an_error():
+    layer = embedding(packed_length=None)
+    with pytest.raises(ValueError, match="(?s)length`, 5. Got.*after 4 tokens"):
+        layer(IDS[:, :2], start_index=4)

@@ -61,6 +61,20 @@ class TestWriting:
         files.read_by(path, lambda local: found.append(np.load(local)))
         assert found[0]["numbers"].tolist() == [1, 2]
 
+    def test_a_folder_by_a_function_of_local_folders(self, folder):
+        path = files.join(folder, "preset")
+
+        def write(local):
+            below = Path(local) / "assets"
+            below.mkdir(parents=True)
+            (Path(local) / "config.json").write_text("{}")
+            (below / "words").write_bytes(b"a b")
+
+        files.write_folder_by(path, write)
+        assert names(folder) == ["preset"]
+        assert files.read_text(files.join(path, "config.json")) == "{}"
+        assert files.read_text(files.join(path, "assets", "words")) == "a b"
+
     def test_a_function_that_fails_leaves_the_old_file(self, folder):
         path = files.join(folder, "text")
         files.write_text(path, "old")

@@ -1,0 +1,110 @@
+"""Export of a translation model as a SavedModel from text to text."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_text as tf_text
+
+from luna_tf.interop.saved_model import check_float32, quiet
+from luna_tf.models.translation import translate
+
+
+def export_translator(
+    model: keras.Model,
+    vocabulary: bytes,
+    path: str | os.PathLike,
+    max_source_length: int,
+    beam_size: int = 4,
+    length_penalty: float = 1.0,
+    max_length_ratio: float = 1.5,
+) -> None:
+    """Writes a SavedModel that takes sentences and returns translations.
+
+    It holds the vocabulary and the beam search, and needs TensorFlow and
+    tensorflow_text to run, neither luna_tf nor Keras. Its signature
+    `serving_default` takes `text`, strings of shape `(batch,)`, and returns
+    `translation`, strings `(batch,)`, and all hypotheses, best first:
+    `hypotheses`, strings `(batch, beam_size)`, and `scores`, float32 of the
+    same shape. Empty text gives an empty translation.
+
+    Args:
+        model: `LunaSeq2SeqLM`, in float32.
+        vocabulary: SentencePiece model with the special ids of
+            `luna_tf.data.parallel`.
+        path: folder to write.
+        max_source_length: longer sentences are cut to so many subwords, their
+            end included.
+        beam_size: see `luna_tf.models.translation.translate`.
+        length_penalty: see there.
+        max_length_ratio: see there.
+
+    Raises:
+        ValueError: `model` computes in another type than float32, or its
+            vocabulary has another size.
+
+    Example:
+
+    ```python
+    export_translator(model, proto, "exported", max_source_length=128)
+    import tensorflow_text  # the subwords are its operations
+    serve = tf.saved_model.load("exported").signatures["serving_default"]
+    serve(text=tf.constant(["Good morning."]))["translation"]
+    ```
+    """
+    check_float32(model)
+    tokenizer = tf_text.SentencepieceTokenizer(model=vocabulary)
+    special = tf_text.SentencepieceTokenizer(model=vocabulary, add_eos=True)
+    size = int(tokenizer.vocab_size())
+    expected = model.backbone.vocabulary_size
+    if size != expected:
+        raise ValueError(
+            f"`vocabulary` must have the {expected:,} subwords of `model`. "
+            f"Received: {size:,}"
+        )
+    end_id = int(special.tokenize([""])[0, 0])
+    padding_id = int(tokenizer.string_to_id("<pad>"))
+    max_length = int(max_source_length * max_length_ratio) + 10
+
+    def serve(text: tf.Tensor) -> dict[str, Any]:
+        tokens = tokenizer.tokenize(tf.strings.strip(text))
+        tokens = tokens[:, : max_source_length - 1]
+        has_text = tokens.row_lengths() > 0
+        ends = tf.fill([tf.shape(text)[0], 1], end_id)
+        ids = tf.concat([tokens, ends], axis=1).to_tensor(padding_id)
+        found = translate(
+            model,
+            ids,
+            tf.cast(ids != padding_id, tf.int32),
+            end_id,
+            beam_size,
+            max_length,
+            length_penalty,
+            max_length_ratio,
+        )
+        # Without the end token; the library would keep it as a word.
+        lengths = tf.maximum(tf.reshape(found.lengths, [-1]) - 1, 0)
+        ragged = tf.RaggedTensor.from_tensor(
+            tf.reshape(found.token_ids, [-1, max_length]), lengths
+        )
+        hypotheses = tf.reshape(tokenizer.detokenize(ragged), [-1, beam_size])
+        hypotheses = tf.where(has_text[:, None], hypotheses, "")
+        return {
+            "translation": hypotheses[:, 0],
+            "hypotheses": hypotheses,
+            "scores": found.scores,
+        }
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.track(tokenizer)
+    archive.add_endpoint(
+        "serve",
+        serve,
+        input_signature=[tf.TensorSpec([None], tf.string, name="text")],
+    )
+    with quiet():
+        archive.write_out(os.fspath(path), verbose=False)

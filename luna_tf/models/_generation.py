@@ -1,0 +1,123 @@
+"""Generation with KerasHub's samplers over a cache of running sums."""
+
+from typing import Any
+
+import keras
+import keras_hub
+from keras import ops
+
+
+def continue_prompts(
+    model: Any,
+    cache: Any,
+    token_ids: Any,
+    padding_mask: Any,
+    stop_token_ids: Any = None,
+) -> tuple[Any, Any]:
+    """Fills the free places of prompts with what a sampler chooses.
+
+    Args:
+        model: task with `sampler` and `next_logits`.
+        cache: of the model, for no tokens yet.
+        token_ids: int32 `(B, T)`, prompts, padded on the right.
+        padding_mask: `(B, T)`, nonzero = given, at least one token per row.
+        stop_token_ids: ints at which a row ends, or None.
+
+    Returns:
+        int32 `(B, T)`, and bool `(B, T)`, True up to the end of each row.
+    """
+    given = ops.cast(padding_mask, "bool")
+    # The first place that some row has to fill.
+    index = ops.min(ops.sum(ops.cast(given, "int32"), axis=-1))
+    # The sampler feeds token `index - 1` itself, and a running sum must not
+    # see a token twice: this leaves it, and all after it, out.
+    places = ops.arange(ops.shape(token_ids)[1], dtype="int32")[None]
+    before = ops.broadcast_to(places < index - 1, ops.shape(token_ids))
+    _, cache = model.next_logits(token_ids, cache, 0, before)
+
+    def next(prompt, cache, index):
+        start = [0, index - 1]
+        last = ops.slice(prompt, start, [ops.shape(prompt)[0], 1])
+        logits, cache = model.next_logits(last, cache, index - 1)
+        return ops.squeeze(logits, axis=1), None, cache
+
+    token_ids = model.sampler(
+        next=next,
+        prompt=token_ids,
+        cache=cache,
+        index=index,
+        mask=given,
+        stop_token_ids=stop_token_ids,
+        model=model,
+    )
+    ends = ops.zeros_like(given)
+    for stop in stop_token_ids or ():
+        ends = ops.logical_or(ends, ops.equal(token_ids, stop))
+    ends = ops.cast(ops.logical_and(ends, ops.logical_not(given)), "int32")
+    # The end itself belongs to its row.
+    ended_before = ops.cumsum(ends, axis=-1) - ends
+    return token_ids, ops.equal(ended_before, 0)
+
+
+def compile_config(model: Any, config: Any) -> Any:
+    """Adds the sampler to what Keras saves of `compile`.
+
+    Args:
+        model: task with `sampler`.
+        config: dict, what `get_compile_config` of the base class returns.
+    """
+    if not config:
+        return config
+    return {
+        **config,
+        "sampler": keras_hub.samplers.serialize(model.sampler),
+        "optimizer_is_built": bool(model.optimizer and model.optimizer.built),
+    }
+
+
+def compile_from_config(model: Any, config: dict[str, Any]) -> None:
+    """Compiles a model as `compile_config` has it.
+
+    Keras does so only for models that do not override `compile`.
+    """
+    config = dict(config)
+    sampler = keras_hub.samplers.deserialize(config.pop("sampler"))
+    optimizer_is_built = config.pop("optimizer_is_built")
+    arguments = keras.saving.deserialize_keras_object(config)
+    model.compile(sampler=sampler, **arguments)
+    if optimizer_is_built:  # its state follows
+        model.optimizer.build(model.trainable_variables)
+
+
+def check_vocabulary(backbone: Any, preprocessor: Any) -> None:
+    """Raises unless a backbone and a tokenizer know the same token ids."""
+    tokenizer: Any = getattr(preprocessor, "tokenizer", None)
+    # While a file is read, the vocabulary comes after the tokenizer.
+    if not getattr(tokenizer, "has_vocabulary", False):
+        return
+    got = tokenizer.vocabulary_size()
+    if got != backbone.vocabulary_size:
+        raise ValueError(
+            "`preprocessor` must have a tokenizer with the backbone's "
+            f"`vocabulary_size`, {backbone.vocabulary_size}. Got: {got}"
+        )
+
+
+def check_positions(backbone: Any, preprocessor: Any, *lengths: str) -> None:
+    """Raises unless learned positions cover lengths of a preprocessor.
+
+    Args:
+        backbone: knows its positions.
+        preprocessor: has `lengths`, or is None.
+        *lengths: str, names of attributes.
+    """
+    if preprocessor is None or backbone.position_embedding != "learned":
+        return
+    for name in lengths:
+        length = getattr(preprocessor, name)
+        if length > backbone.max_sequence_length:
+            raise ValueError(
+                f"`{name}` of the preprocessor must not exceed "
+                "`max_sequence_length` of the backbone, "
+                f"{backbone.max_sequence_length}. Got: {length}"
+            )

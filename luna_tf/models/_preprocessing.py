@@ -1,0 +1,57 @@
+"""What both preprocessors add to KerasHub's."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+
+def integer_masks(result: Any) -> Any:
+    """Casts bool arrays and tensors of a structure to int32.
+
+    KerasHub's preprocessors emit bool masks, which `fit` cannot average when
+    it runs on several replicas.
+    """
+
+    def cast(x):
+        if not hasattr(x, "dtype"):
+            return x
+        if keras.backend.standardize_dtype(x.dtype) != "bool":
+            return x
+        if isinstance(x, np.ndarray):
+            return x.astype("int32")
+        return keras.ops.cast(x, "int32")
+
+    return keras.tree.map_structure(cast, result)
+
+
+def known_texts(texts: Any) -> list[str] | None:
+    """Returns texts as Python strings, or None inside of a graph."""
+    if isinstance(texts, (str, bytes)):
+        texts = [texts]
+    if not isinstance(texts, (list, tuple, np.ndarray)):
+        if not hasattr(texts, "numpy"):
+            return None
+        texts = np.ravel(texts.numpy())
+    return [t.decode() if isinstance(t, bytes) else str(t) for t in texts]
+
+
+def check_prompts(
+    name: str, texts: Any, tokenizer: Any, sequence_length: int
+) -> None:
+    """Raises unless every prompt leaves room for one more token.
+
+    Args:
+        name: str, the argument that brought the prompts.
+        texts: str or several; not checked inside of a graph.
+        tokenizer: turns them into token ids, without start token.
+        sequence_length: int, room for start token, prompt and what follows.
+    """
+    for row, text in enumerate(known_texts(texts) or ()):
+        tokens = len(tokenizer(text))
+        if tokens + 1 >= sequence_length:
+            raise ValueError(
+                f"`{name}` must have fewer than {sequence_length - 1} tokens "
+                f"for a sequence length of {sequence_length}, start token and "
+                f"one new token included. Got {tokens} in row {row}."
+            )

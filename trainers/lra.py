@@ -63,7 +63,7 @@ def run(command: flags.Command) -> int:
     if will_train:
         session.open_folder(command, lra_report.FILES, placement.is_chief)
     elif mode != "input_benchmark":
-        lra_report.check_trained(folder)
+        session.check_trained(folder)
     trainer = make_trainer(recipe, placement, command.machine.data_service)
     network = trainer.loop.model
     print(f"# Recipe ({command.config})\n{recipes.to_yaml(recipe)}", flush=True)
@@ -81,7 +81,9 @@ def run(command: flags.Command) -> int:
         return 0
     if will_train and splits:
         if placement.is_chief:
-            session.record(command, placement, precision_of(recipe, placement))
+            session.record(
+                command, placement, session.precision_of(recipe, placement)
+            )
         trained = _train(trainer, command, placement, splits)
         if trained.stopped_by is not None:
             print(session.stopped_text(trained, folder))
@@ -97,7 +99,7 @@ def run(command: flags.Command) -> int:
             splits,
             tested,
             trained,
-            precision_of(recipe, placement),
+            session.precision_of(recipe, placement),
             placement.reason,
             time.monotonic() - started,
         )
@@ -116,13 +118,6 @@ def _load_weights(network: keras.Model, path: str) -> None:
         files.read_by(path, network.load_weights)
     except (OSError, ValueError) as error:
         raise RecipeError(f"{path} does not fit the recipe: {error}") from error
-
-
-def precision_of(recipe: LRARecipe, placement: Placement) -> str:
-    """The number format of the layers, "auto" resolved."""
-    if recipe.precision != "auto":
-        return recipe.precision
-    return placement.default_precision
 
 
 def make_model(recipe: LRARecipe, precision: str = "float32") -> keras.Model:
@@ -319,7 +314,9 @@ def make_trainer(
     except ValueError as error:
         raise RecipeError(str(error)) from error
     return Trainer(
-        make_loop(recipe, placement.strategy, precision_of(recipe, placement)),
+        make_loop(
+            recipe, placement.strategy, session.precision_of(recipe, placement)
+        ),
         recipe.batch_size,
         recipe.seed,
         data_service=data_service,
@@ -362,8 +359,6 @@ def make_loop(
 def _make_optimizer(
     recipe: LRARecipe, precision: str
 ) -> keras.optimizers.Optimizer:
-    import keras
-
     from luna_tf.training import schedules
 
     if recipe.schedule == "cosine":
@@ -376,17 +371,7 @@ def _make_optimizer(
             recipe.warmup_steps,
             recipe.initial_learning_rate,
         )
-    optimizer = keras.optimizers.AdamW(
-        schedule,
-        weight_decay=recipe.weight_decay,
-        beta_1=recipe.beta_1,
-        beta_2=recipe.beta_2,
-        epsilon=recipe.epsilon,
-        global_clipnorm=recipe.clip_norm or None,
-    )
-    if precision == "mixed_float16":
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    return optimizer
+    return session.make_adamw(recipe, schedule, precision)
 
 
 def _train(

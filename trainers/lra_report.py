@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from luna_tf.training import files
-from luna_tf.training.recipes import RecipeError
-
-from . import session
+from . import session, tables
 
 if TYPE_CHECKING:
     import keras
@@ -24,24 +20,6 @@ EVALUATION_FILES = {
 }
 EXPORT_FILES = {"saved_model": "for serving; needs TensorFlow alone"}
 FILES = {**session.TRAINING_FILES, **EVALUATION_FILES, **EXPORT_FILES}
-
-# Heading to lines of label, value and remark.
-Rows = dict[str, list[tuple[str, str, str]]]
-
-
-def check_trained(folder: str) -> None:
-    """Refuses a folder without trained weights.
-
-    Args:
-        folder: the model_dir.
-
-    Raises:
-        RecipeError: it has none.
-    """
-    if not files.exists(files.join(folder, session.BEST_WEIGHTS)):
-        raise RecipeError(
-            f"--model_dir={folder} holds no {session.BEST_WEIGHTS} to read."
-        )
 
 
 def results(
@@ -113,7 +91,7 @@ def results(
     }
 
 
-def rows(results: Mapping[str, Any]) -> Rows:
+def rows(results: Mapping[str, Any]) -> tables.Rows:
     """Lays out results as lines of label, value and remark, under headings.
 
     Args:
@@ -123,7 +101,7 @@ def rows(results: Mapping[str, Any]) -> Rows:
         Heading to lines.
     """
     test, lines = results["test"], results["reference_lines"]
-    table: Rows = {
+    table: tables.Rows = {
         f"Test split, {test['examples']:,} expressions": [
             ("accuracy", _percent(test["accuracy"]), _interval(test)),
             (
@@ -147,7 +125,7 @@ def rows(results: Mapping[str, Any]) -> Rows:
         run.append(
             (
                 "training speed",
-                speed(results["examples_per_second"]),
+                tables.speed(results["examples_per_second"]),
                 "without compiling",
             )
         )
@@ -167,50 +145,18 @@ def rows(results: Mapping[str, Any]) -> Rows:
 
 def to_text(results: Mapping[str, Any], folder: str) -> str:
     """The table for a terminal, with the files that exist."""
-    table = rows(results)
-    width = max(len(line[0]) for lines in table.values() for line in lines)
-    text = [results["title"], "=" * len(results["title"])]
-    for heading, lines in table.items():
-        text += ["", heading]
-        for label, value, remark in lines:
-            text.append(f"  {label:<{width}}  {value}   {remark}".rstrip())
-    return "\n".join([*text, "", files_text(folder)])
+    table = tables.to_text(results["title"], rows(results))
+    return f"{table}\n\n{files_text(folder)}"
 
 
 def files_text(folder: str) -> str:
     """What a folder holds of a run, a line each."""
-    width = max(map(len, FILES))
-    return "\n".join(
-        [
-            f"Files in {folder}",
-            *(
-                f"  {name:<{width}}  {meaning}"
-                for name, meaning in FILES.items()
-                if files.exists(files.join(folder, name))
-            ),
-        ]
-    )
-
-
-def to_markdown(results: Mapping[str, Any]) -> str:
-    """The table as Markdown."""
-    text = [f"# {results['title']}"]
-    for heading, lines in rows(results).items():
-        text += ["", f"## {heading}", "", "| | | |", "|---|--:|---|"]
-        text += [f"| {' | '.join(line)} |" for line in lines]
-    return "\n".join(text) + "\n"
+    return tables.files_text(folder, FILES)
 
 
 def write(results: Mapping[str, Any], folder: str) -> None:
     """Writes `results.json` and `results.md`."""
-    text = json.dumps(results, indent=2, allow_nan=False)
-    files.write_text(files.join(folder, "results.json"), text + "\n")
-    files.write_text(files.join(folder, "results.md"), to_markdown(results))
-
-
-def speed(rate: float) -> str:
-    """Writes a rate as `1,234 examples/s`, a small one as `1.2 examples/s`."""
-    return f"{rate:,.0f} examples/s" if rate >= 10 else f"{rate:.1f} examples/s"
+    tables.write(folder, results, rows(results))
 
 
 def _interval(entry: Mapping[str, Any]) -> str:

@@ -18,8 +18,10 @@ from luna_tf.training.recipes import RecipeError
 from . import flags
 
 if TYPE_CHECKING:
+    import keras
+
     from luna_tf.training.checkpoints import Restored
-    from luna_tf.training.sources import IndexedSource, Source
+    from luna_tf.training.sources import IndexableSource, IndexedSource, Source
     from luna_tf.training.strategy import Placement
     from luna_tf.training.trainer import (
         Evaluation,
@@ -221,6 +223,59 @@ def _yaml(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
+def check_trained(folder: str) -> None:
+    """Refuses a folder without trained weights.
+
+    Args:
+        folder: the model_dir.
+
+    Raises:
+        RecipeError: it has none.
+    """
+    if not files.exists(files.join(folder, BEST_WEIGHTS)):
+        raise RecipeError(
+            f"--model_dir={folder} holds no {BEST_WEIGHTS} to read."
+        )
+
+
+def precision_of(recipe: Any, placement: Placement) -> str:
+    """The number format of the layers, "auto" resolved.
+
+    Args:
+        recipe: has `precision`.
+        placement: where the run takes place.
+    """
+    if recipe.precision != "auto":
+        return recipe.precision
+    return placement.default_precision
+
+
+def make_adamw(
+    recipe: Any, schedule: Any, precision: str
+) -> keras.optimizers.Optimizer:
+    """The optimizer of a recipe.
+
+    Args:
+        recipe: has `weight_decay`, `beta_1`, `beta_2`, `epsilon` and
+            `clip_norm`.
+        schedule: of the learning rate.
+        precision: number format of the layers; float16 needs a scaled loss.
+    """
+    import keras
+
+    optimizer = keras.optimizers.AdamW(
+        schedule,
+        weight_decay=recipe.weight_decay,
+        beta_1=recipe.beta_1,
+        beta_2=recipe.beta_2,
+        epsilon=recipe.epsilon,
+        global_clipnorm=recipe.clip_norm or None,
+    )
+    if precision == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
+
+
 def record(
     command: flags.Command, placement: Placement, precision: str
 ) -> None:
@@ -258,8 +313,11 @@ def train(
     command: flags.Command,
     placement: Placement,
     source: Source,
-    validation: IndexedSource,
+    validation: IndexableSource,
     draw: Callable[[dict[str, list[float]]], Any],
+    measure: Callable[[], dict[str, float]] | None = None,
+    minutes: float | None = None,
+    keep_checkpoints: int = 1,
 ) -> TrainingResult:
     """Trains with a progress bar, tables, TensorBoard and checkpoints.
 
@@ -271,6 +329,9 @@ def train(
         source: what to train on.
         validation: what to choose the best weights by.
         draw: given the history, returns a figure of the curves.
+        measure: called at validations, gives further metrics by name.
+        minutes: of training steps after which to stop, or None.
+        keep_checkpoints: keep so many, whatever the command says.
 
     Returns:
         What `Trainer.train` returns. The model holds the best weights unless
@@ -305,15 +366,12 @@ def train(
         bar.update(entry.step, progress_text(entry))
 
     def on_evaluation(step: int, result: Evaluation, is_best: bool) -> None:
+        values = {**result.metrics, **(measure() if measure else {})}
         if chief:
-            values = {"loss": result.loss, **result.metrics}
-            log.add("validation", step, values)
+            log.add("validation", step, {"loss": result.loss, **values})
             if is_best:
                 files.write_by(best_weights, trainer.loop.model.save_weights)
-        metrics = "".join(
-            f", {name} {100 * value:.1f} %"
-            for name, value in result.metrics.items()
-        )
+        metrics = "".join(f", {text}" for text in _metric_texts(values))
         bar.note(
             f"step {step:,}: validation loss {result.loss:.3f}{metrics}"
             f"{' (best)' if is_best else ''}"
@@ -321,7 +379,7 @@ def train(
 
     checkpoints = trainer.make_checkpoints(
         files.join(folder, CHECKPOINTS),
-        command.machine.keep_checkpoints,
+        max(command.machine.keep_checkpoints, keep_checkpoints),
         placement.worker,
     )
     try:
@@ -335,6 +393,7 @@ def train(
             on_evaluation=on_evaluation,
             on_save=(lambda _: log.save()) if chief else None,
             profile_dir=files.join(folder, "tensorboard", "profile"),
+            max_seconds=None if minutes is None else 60 * minutes,
         )
     except NonFiniteLossError as error:
         if chief:
@@ -379,10 +438,7 @@ def schedule(command: flags.Command) -> Schedule:
 
 def progress_text(entry: TrainingLog) -> str:
     """The measurements of a progress line."""
-    parts = [f"loss {entry.loss:.3f}"]
-    parts += [
-        f"{name} {100 * value:.1f} %" for name, value in entry.metrics.items()
-    ]
+    parts = [f"loss {entry.loss:.3f}", *_metric_texts(entry.metrics)]
     parts.append(f"lr {entry.learning_rate:.2g}")
     if entry.rates:
         rates = entry.rates
@@ -392,6 +448,15 @@ def progress_text(entry: TrainingLog) -> str:
             f"{rates.tokens_per_second:,.0f} tokens/s"
         )
     return "  ".join(parts)
+
+
+def _metric_texts(metrics: Mapping[str, float]) -> list[str]:
+    return [
+        f"accuracy {100 * value:.1f} %"
+        if name == "accuracy"
+        else f"{name} {value:.4g}"
+        for name, value in metrics.items()
+    ]
 
 
 def _keep_batch(trainer: Trainer, source: Any, error: Any, folder: str) -> None:
@@ -428,12 +493,15 @@ def stopped_status(result: TrainingResult) -> int:
     return 130 if result.stopped_by == signal.SIGINT else EXIT_PREEMPTED
 
 
-def input_benchmark(trainer: Trainer, source: Source) -> str:
+def input_benchmark(
+    trainer: Trainer, source: IndexedSource, batch_size: int | None = None
+) -> str:
     """Measures how fast batches come when nothing uses them.
 
     Args:
         trainer: whose batches.
         source: where from.
+        batch_size: rows of the global batch; the trainer's when None.
 
     Returns:
         A line for the user.
@@ -443,7 +511,8 @@ def input_benchmark(trainer: Trainer, source: Source) -> str:
     import tensorflow as tf
 
     steps = 10**6
-    iterator = trainer.training_iterator(source, 0, steps)
+    rows = batch_size or trainer.batch_size
+    iterator = trainer.training_iterator(source, 0, steps, rows)
     strategy: Any = trainer.loop.strategy
     batch = next(iterator)  # opens files, fills buffers
     size = sum(
@@ -460,7 +529,7 @@ def input_benchmark(trainer: Trainer, source: Source) -> str:
     rate = count / (time.perf_counter() - started)
     return (
         f"Input pipeline alone: {rate:,.1f} steps/s, "
-        f"{rate * trainer.batch_size:,.0f} examples/s, "
+        f"{rate * rows:,.0f} examples/s, "
         f"{rate * size / 2**20:,.1f} MiB/s on this worker. Training is "
         "starved where it could go faster than that."
     )

@@ -343,6 +343,7 @@ class TestSchedule:
 class TestTexts:
     log = TrainingLog(
         step=1200,
+        seconds=60.0,
         epoch=None,
         loss=1.23456,
         metrics={"accuracy": 0.5125},
@@ -365,7 +366,7 @@ class TestTexts:
         ("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)]
     )
     def test_a_stop(self, number, status):
-        result = TrainingResult(1200, number, None, None, None, None)
+        result = TrainingResult(1200, 60.0, number, None, None, None, None)
         text = session.stopped_text(result, "runs/x")
         assert text.startswith(f"{number.name} at step 1,200. The same command")
         assert "runs/x" in text

@@ -1,0 +1,520 @@
+"""Trains Luna to translate, and tests and exports it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from absl import app
+
+from luna_tf.training import files, recipes
+from luna_tf.training.recipes import RecipeError
+
+from . import flags, session, tables, translate_report
+from . import translate_data as data
+from .translate_recipe import PROGRAM, TranslateRecipe
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+    from matplotlib.figure import Figure
+
+    from luna_tf.data.parallel import Shape, Vocabulary
+    from luna_tf.training.loop import Loop
+    from luna_tf.training.strategy import Placement
+    from luna_tf.training.trainer import Evaluation, Trainer, TrainingResult
+
+    from .translate_decoding import Translator
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Console entry of `luna-translate`; ends the process with its status."""
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    app.run(
+        functools.partial(session.run_program, PROGRAM.name, run),
+        argv=argv,
+        flags_parser=functools.partial(flags.parse, PROGRAM),
+    )
+
+
+def run(command: flags.Command) -> int:
+    """Does what a command line asks for.
+
+    Args:
+        command: from `flags.parse`.
+
+    Returns:
+        Exit status of the process: 0, 75 after SIGTERM, 130 after an
+        interrupt.
+
+    Raises:
+        RecipeError: for whatever the user can put right.
+        ArithmeticError: when training diverges.
+    """
+    started = time.monotonic()
+    recipe, folder, mode = command.recipe, command.model_dir, command.mode
+    will_train = mode in ("train", "train_and_evaluate")
+    session.schedule(command)
+    placement = session.start(command)
+    precision = session.precision_of(recipe, placement)
+    if will_train:
+        session.open_folder(command, translate_report.FILES, placement.is_chief)
+    elif mode != "input_benchmark":
+        session.check_trained(folder)
+    print(f"# Recipe ({command.config})\n{recipes.to_yaml(recipe)}", flush=True)
+    if mode == "export":
+        vocabulary = data.read_vocabulary(recipe, folder)
+        network = make_model(recipe)
+        _load_weights(network, folder)
+        _export(network, recipe, vocabulary, folder)
+        print("\n" + _files_text(folder))
+        return 0
+    pairs = data.load_pairs(recipe)
+    if will_train or mode == "input_benchmark":
+        # One worker learns the vocabulary, the others read it.
+        if not placement.is_chief:
+            placement.meeting.wait()
+        vocabulary = data.load_vocabulary(recipe, folder, pairs["train"])
+        if placement.is_chief:
+            placement.meeting.wait()
+    else:
+        vocabulary = data.read_vocabulary(recipe, folder)
+    tokens = {name: data.encode(p, vocabulary) for name, p in pairs.items()}
+    shapes = data.choose_shapes(recipe, tokens["train"], placement.num_replicas)
+    trainer = make_trainer(recipe, placement, command.machine.data_service)
+    network = trainer.loop.model
+    if mode == "input_benchmark":
+        source, filled = data.make_source(tokens["train"], shapes, "drop")
+        print(data.describe(filled, "train on"))
+        for bucket, rows in zip(
+            source.sources, source.batch_sizes, strict=True
+        ):
+            print(session.input_benchmark(trainer, bucket, rows))
+        return 0
+    trained, weights = None, f"read from {session.BEST_WEIGHTS}"
+    if will_train:
+        if placement.is_chief:
+            session.record(command, placement, precision)
+        trained = _train(
+            trainer, command, placement, tokens, shapes, vocabulary
+        )
+        if trained.stopped_by is not None:
+            print(session.stopped_text(trained, folder))
+            return session.stopped_status(trained)
+        weights = _average(trainer, recipe, folder, tokens, shapes, trained)
+        if placement.is_chief:
+            files.write_by(
+                files.join(folder, session.BEST_WEIGHTS), network.save_weights
+            )
+            files.write_by(files.join(folder, "model.keras"), network.save)
+    else:
+        _load_weights(network, folder)
+    if mode == "train":
+        print("\n" + _files_text(folder))
+        return 0
+    if mode == "train_and_evaluate" and placement.is_chief:
+        plain = make_model(recipe)
+        plain.set_weights(network.get_weights())
+        _export(plain, recipe, vocabulary, folder)
+    _test(
+        command,
+        trainer,
+        placement,
+        tokens["test"],
+        vocabulary,
+        trained,
+        weights,
+        {
+            "title": f"{recipe.source_column} to {recipe.target_column}",
+            "wall_time_seconds": time.monotonic() - started,
+            "device": placement.reason,
+            "precision": precision,
+        },
+    )
+    return 0
+
+
+def _files_text(folder: str) -> str:
+    return tables.files_text(folder, translate_report.SHOWN_FILES)
+
+
+def _load_weights(network: keras.Model, folder: str) -> None:
+    path = files.join(folder, session.BEST_WEIGHTS)
+    try:
+        with warnings.catch_warnings():
+            # Keras only warns of some weights that it does not find.
+            warnings.simplefilter("error", UserWarning)
+            files.read_by(path, network.load_weights)
+    except (OSError, ValueError, UserWarning) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise RecipeError(f"{path} does not fit the recipe: {first}") from error
+
+
+def make_model(
+    recipe: TranslateRecipe, precision: str = "float32"
+) -> keras.Model:
+    """The translator of a recipe, with initial weights.
+
+    Args:
+        recipe: the recipe.
+        precision: number format of the layers.
+
+    Returns:
+        `LunaSeq2SeqLM`.
+
+    Raises:
+        RecipeError: when the model refuses its sizes.
+    """
+    from luna_tf.interop import fairseq
+    from luna_tf.models import LunaSeq2SeqBackbone, LunaSeq2SeqLM
+
+    same = [
+        field.name
+        for field in recipes.grouped(TranslateRecipe)["Model"]
+        if field.name != "initialization"
+    ]
+    values = {name: getattr(recipe, name) for name in same}
+    if recipe.attention == "softmax":
+        # What it has no use for keeps the default of the model.
+        for name in ("num_pack_heads", "tie_key_value", "dynamic_packing"):
+            values.pop(name)
+    try:
+        backbone = LunaSeq2SeqBackbone(
+            vocabulary_size=recipe.vocabulary_size,
+            max_sequence_length=2 * recipe.max_length,
+            seed=recipe.seed,
+            dtype=precision,
+            **values,
+        )
+        network = LunaSeq2SeqLM(backbone)
+        if recipe.initialization != "keras":
+            fairseq.initialize(
+                network, scheme=recipe.initialization, seed=recipe.seed
+            )
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+    return network
+
+
+def make_trainer(
+    recipe: TranslateRecipe,
+    placement: Placement,
+    data_service: str | None = None,
+) -> Trainer:
+    """Model, optimizer and loop of a recipe on the devices of a placement.
+
+    Args:
+        recipe: the recipe.
+        placement: where to train.
+        data_service: see `Trainer`.
+
+    Returns:
+        A trainer with initial weights.
+
+    Raises:
+        RecipeError: sizes that do not fit each other or the devices.
+    """
+    from luna_tf.training.trainer import Trainer
+
+    precision = session.precision_of(recipe, placement)
+    return Trainer(
+        make_loop(recipe, placement.strategy, precision),
+        # Buckets bring their own.
+        placement.num_replicas * recipe.accumulation_steps,
+        recipe.seed,
+        rank=lambda evaluation: -evaluation.loss,
+        data_service=data_service,
+        num_workers=placement.num_workers,
+    )
+
+
+def make_loop(
+    recipe: TranslateRecipe, strategy: tf.distribute.Strategy, precision: str
+) -> Loop:
+    """The steps of a recipe.
+
+    Args:
+        recipe: the recipe.
+        strategy: where the replicas are.
+        precision: number format of the layers.
+
+    Returns:
+        A loop whose model has its initial weights.
+    """
+    import keras
+
+    from luna_tf.data.parallel.vocabulary import PAD_ID
+    from luna_tf.training.loop import Loop
+    from luna_tf.training.tasks import Translation
+
+    with strategy.scope():
+        keras.utils.set_random_seed(recipe.seed)
+        network = make_model(recipe, precision)
+        optimizer = _make_optimizer(recipe, precision)
+    return Loop(
+        Translation(network, recipe.label_smoothing, PAD_ID),
+        optimizer,
+        strategy,
+        recipe.accumulation_steps,
+        recipe.jit_compile,
+    )
+
+
+def _make_optimizer(
+    recipe: TranslateRecipe, precision: str
+) -> keras.optimizers.Optimizer:
+    from luna_tf.training import schedules
+
+    schedule: Any
+    if recipe.schedule == "cosine":
+        schedule = schedules.CosineWithWarmup(
+            recipe.learning_rate, recipe.train_steps, recipe.warmup_steps
+        )
+    elif recipe.schedule == "milestone":
+        schedule = schedules.Milestones(
+            recipe.learning_rate,
+            recipe.milestone_steps(),
+            recipe.decay_factor,
+            recipe.warmup_steps,
+            recipe.initial_learning_rate,
+        )
+    else:
+        schedule = schedules.InverseSquareRoot(
+            recipe.learning_rate,
+            recipe.warmup_steps,
+            recipe.initial_learning_rate,
+        )
+    return session.make_adamw(recipe, schedule, precision)
+
+
+def batch_spec(shape: Shape, num_replicas: int = 1) -> dict[str, Any]:
+    """Shapes of one replica's batch, `tf.TensorSpec` by name.
+
+    Args:
+        shape: of the global batch.
+        num_replicas: among which its rows are divided.
+    """
+    import tensorflow as tf
+
+    rows = shape.rows // num_replicas
+    source, target = shape.source_length, shape.target_length
+    return {
+        "encoder_token_ids": tf.TensorSpec((rows, source), tf.int32),
+        "decoder_token_ids": tf.TensorSpec((rows, target), tf.int32),
+        "labels": tf.TensorSpec((rows, target), tf.int32),
+        "example_weights": tf.TensorSpec((rows,), tf.float32),
+    }
+
+
+def _source(
+    tokens: data.Tokens, shapes: tuple[Shape, ...], too_long: str
+) -> Any:
+    return data.make_source(tokens, shapes, too_long)[0]
+
+
+def _train(
+    trainer: Trainer,
+    command: flags.Command,
+    placement: Placement,
+    tokens: dict[str, data.Tokens],
+    shapes: tuple[Shape, ...],
+    vocabulary: Vocabulary,
+) -> TrainingResult:
+    recipe = command.recipe
+    train, filled = data.make_source(tokens["train"], shapes, "drop")
+    print(data.describe(filled, "train on"), flush=True)
+    validation, filled = data.make_source(tokens["validation"], shapes, "cut")
+    print(data.describe(filled, "validate on"), flush=True)
+    print("Compiling the training step ...", flush=True)
+    return session.train(
+        trainer,
+        command,
+        placement,
+        train,
+        validation,
+        _draw,
+        _bleu_measure(trainer, recipe, placement, tokens, vocabulary),
+        recipe.train_minutes,
+        recipe.average_checkpoints,
+    )
+
+
+def _bleu_measure(
+    trainer: Trainer,
+    recipe: TranslateRecipe,
+    placement: Placement,
+    tokens: dict[str, data.Tokens],
+    vocabulary: Vocabulary,
+) -> Any:
+    """What is measured at validations besides the loss, or None."""
+    if not recipe.validation_bleu_pairs:
+        return None
+    from .translate_scores import corpus_scores
+
+    part = tokens["validation"].first(recipe.validation_bleu_pairs)
+    translator = _translator(trainer, recipe, placement, vocabulary, 1)
+
+    def measure() -> dict[str, float]:
+        found = translator(part.source)
+        hypotheses = [t.texts[0] for t in found]
+        return {"bleu": corpus_scores(hypotheses, part.pairs.targets)["bleu"]}
+
+    return measure
+
+
+def _translator(
+    trainer: Trainer,
+    recipe: TranslateRecipe,
+    placement: Placement,
+    vocabulary: Vocabulary,
+    beam_size: int,
+) -> Translator:
+    from .translate_decoding import Translator
+
+    return Translator(
+        trainer.loop.model,
+        vocabulary,
+        placement.strategy,
+        recipe.max_length,
+        beam_size,
+        recipe.length_penalty,
+        recipe.max_length_ratio,
+        recipe.jit_compile,
+    )
+
+
+def _average(
+    trainer: Trainer,
+    recipe: TranslateRecipe,
+    folder: str,
+    tokens: dict[str, data.Tokens],
+    shapes: tuple[Shape, ...],
+    trained: TrainingResult,
+) -> str:
+    """Tries the mean of the last checkpoints; keeps the better weights."""
+    best = trained.best_evaluation
+    assert best is not None
+    if not recipe.average_checkpoints:
+        return "of the best validation"
+    from luna_tf.training.averaging import average_checkpoints, last_steps
+
+    network = trainer.loop.model
+    single = network.get_weights()
+    checkpoints = files.join(folder, session.CHECKPOINTS)
+    steps = last_steps(checkpoints, recipe.average_checkpoints)
+    average_checkpoints(network, checkpoints, steps)
+    validation = _source(tokens["validation"], shapes, "cut")
+    mean: Evaluation = trainer.evaluate(validation)
+    print(
+        f"Mean of the last {len(steps)} checkpoints: validation loss "
+        f"{mean.loss:.3f}, best single one {best.loss:.3f}",
+        flush=True,
+    )
+    if mean.loss < best.loss:
+        return f"mean of the last {len(steps)} checkpoints"
+    network.set_weights(single)
+    return "of the best validation"
+
+
+def _draw(history: dict[str, list[float]]) -> Figure:
+    from luna_tf.visualize import training_curves
+
+    return training_curves(history, title="Translation")
+
+
+def _export(
+    network: keras.Model,
+    recipe: TranslateRecipe,
+    vocabulary: Vocabulary,
+    folder: str,
+) -> None:
+    from luna_tf.interop.translation import export_translator
+
+    print("Exporting ...", flush=True)
+    preset = make_preset(network, recipe, vocabulary)
+    path = files.join(folder, "preset")
+    files.remove(path)  # of a run that goes on
+    files.write_folder_by(path, preset.save_to_preset)
+    path = files.join(folder, "saved_model")
+    files.remove(path)
+    export_translator(
+        network,
+        vocabulary.proto,
+        path,
+        recipe.max_length,
+        recipe.beam_size,
+        recipe.length_penalty,
+        recipe.max_length_ratio,
+    )
+
+
+def make_preset(
+    network: keras.Model, recipe: TranslateRecipe, vocabulary: Vocabulary
+) -> keras.Model:
+    """The same model with its subwords, for strings.
+
+    Args:
+        network: trained `LunaSeq2SeqLM`.
+        recipe: its recipe.
+        vocabulary: its subwords.
+
+    Returns:
+        `LunaSeq2SeqLM` with a preprocessor; it shares all weights.
+    """
+    from luna_tf.models import (
+        LunaSeq2SeqLM,
+        LunaSeq2SeqLMPreprocessor,
+        LunaSeq2SeqTokenizer,
+    )
+
+    preprocessor = LunaSeq2SeqLMPreprocessor(
+        LunaSeq2SeqTokenizer(vocabulary.proto),
+        encoder_sequence_length=recipe.max_length,
+        decoder_sequence_length=recipe.max_length,
+    )
+    return LunaSeq2SeqLM(network.backbone, preprocessor)
+
+
+def _test(
+    command: flags.Command,
+    trainer: Trainer,
+    placement: Placement,
+    tokens: data.Tokens,
+    vocabulary: Vocabulary,
+    trained: TrainingResult | None,
+    weights: str,
+    about: dict[str, Any],
+) -> None:
+    recipe, folder = command.recipe, command.model_dir
+    print(f"Translating {len(tokens.pairs):,} test sentences ...", flush=True)
+    started = time.monotonic()
+    translator = _translator(
+        trainer, recipe, placement, vocabulary, recipe.beam_size
+    )
+    found = translator(tokens.source)
+    about["wall_time_seconds"] += time.monotonic() - started
+    about["search"] = (
+        f"beam {recipe.beam_size}, length penalty {recipe.length_penalty:g}"
+    )
+    sources, references = tokens.pairs.sources, tokens.pairs.targets
+    results = translate_report.results(
+        trainer.loop.model, sources, references, found, trained, weights, about
+    )
+    rows = translate_report.rows(results)
+    if placement.is_chief and (
+        trained or not files.exists(files.join(folder, "results.json"))
+    ):
+        tables.write(folder, results, rows)
+        translate_report.write_translations(folder, sources, references, found)
+    shown = translate_report.examples_text(
+        sources, references, found, recipe.num_shown
+    )
+    print(f"{shown}\n\n{tables.to_text(results['title'], rows)}")
+    print("\n" + _files_text(folder))
+
+
+if __name__ == "__main__":
+    main()

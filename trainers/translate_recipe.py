@@ -1,0 +1,354 @@
+"""The schema of a translation experiment."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.resources
+
+from luna_tf.training.recipes import RecipeError, setting
+
+from . import flags
+
+data = functools.partial(setting, group="Data")
+model = functools.partial(setting, group="Model")
+training = functools.partial(setting, group="Training")
+decoding = functools.partial(setting, group="Decoding")
+
+# Between two aligned files.
+ALIGNED = "::"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TranslateRecipe:
+    """Everything that defines a translation experiment."""
+
+    train_data: str | None = data(
+        "TSV files with a header (names, globs, .gz, gs://; commas between "
+        "them), or SOURCE::TARGET, two aligned text files; null: the verses "
+        "inside of the package.",
+        default=None,
+    )
+    validation_data: str | None = data(
+        "Pairs to choose the best weights by, like train_data; null: "
+        "validation_groups of train_data, which it goes before.",
+        default=None,
+    )
+    test_data: str | None = data(
+        "Pairs to report on, like train_data; null: test_groups of train_data, "
+        "which it goes before.",
+        default=None,
+    )
+    source_column: str = data(
+        "Column to translate from: a name in the header, or a number from 1 "
+        "where there is no header.",
+        default="en",
+    )
+    target_column: str = data("Column to translate into.", default="es")
+    group_column: str | None = data(
+        "Column of the group that a pair belongs to, such as its document; "
+        "groups are held out as a whole.",
+        default="book",
+    )
+    validation_groups: str | None = data(
+        "Groups to choose the best weights by, commas between them.",
+        default=None,
+    )
+    test_groups: str | None = data(
+        "Groups to report on, commas between them.", default=None
+    )
+    max_train_pairs: int | None = data(
+        "Train on the first so many pairs only.", default=None, minimum=1
+    )
+    skip_malformed: bool = data(
+        "Leave out lines without a source or target instead of stopping.",
+        default=False,
+    )
+    vocabulary_size: int = data(
+        "Subwords, one vocabulary for both languages.", minimum=8
+    )
+    vocabulary_type: str = data(
+        "How SentencePiece finds them.",
+        default="unigram",
+        choices=("unigram", "bpe"),
+    )
+    max_length: int = data(
+        "Longest sentence in subwords, its end included, a multiple of 8; "
+        "longer ones are not trained on, and are cut when translated.",
+        minimum=8,
+    )
+    num_buckets: int = data(
+        "Lengths to which sentences are padded; each is compiled once.",
+        default=4,
+        minimum=1,
+    )
+
+    attention: str = model(
+        "Attention of the blocks; softmax is the baseline.",
+        default="luna",
+        choices=("luna", "softmax"),
+    )
+    packed_length: int = model(
+        "Slots of the packed sequence; softmax has none.", minimum=1
+    )
+    num_layers: int = model("Encoder blocks.", minimum=1)
+    num_decoder_layers: int | None = model(
+        "Decoder blocks; null: as many.", default=None, minimum=1
+    )
+    hidden_dim: int = model("Width.", minimum=4)
+    intermediate_dim: int = model("Width inside feed-forward.", minimum=1)
+    num_heads: int = model("Heads that unpack.", minimum=1)
+    num_pack_heads: int | None = model(
+        "Heads that pack; null: as many as unpack.", default=None, minimum=1
+    )
+    tie_key_value: bool = model(
+        "One projection for keys and values.", default=True
+    )
+    share_embeddings: str = model(
+        "Which tables are one: all, decoder (its input and output) or none.",
+        default="all",
+        choices=("all", "decoder", "none"),
+    )
+    dropout: float = model("Dropout; 0: off.", minimum=0.0, below=1.0)
+    attention_dropout: float = model(
+        "Of attention weights; 0: off.", default=0.0, minimum=0.0, below=1.0
+    )
+    activation_dropout: float = model(
+        "Inside feed-forward; 0: off.", default=0.0, minimum=0.0, below=1.0
+    )
+    position_embedding: str = model(
+        "Position embedding.",
+        default="sinusoidal",
+        choices=("sinusoidal", "learned"),
+    )
+    normalize_first: bool = model("Pre-norm blocks.", default=False)
+    normalize_embeddings: bool = model(
+        "Layer norm on the embeddings.", default=False
+    )
+    dynamic_packing: bool = model(
+        "As many slots as tokens, if these are fewer.", default=True
+    )
+    initialization: str = model(
+        "Initial weights: the habit of Keras or the official one.",
+        default="keras",
+        choices=("keras", "fairseq"),
+    )
+    remat: bool = model("Recompute blocks to save memory.", default=False)
+
+    tokens_per_batch: int = training(
+        "Source or target tokens per step, whichever are more, with padding, "
+        "over all replicas.",
+        minimum=8,
+    )
+    accumulation_steps: int = training(
+        "Parts into which a replica divides its examples to save memory.",
+        default=1,
+        minimum=1,
+    )
+    train_steps: int = training("Steps in all.", minimum=1)
+    train_minutes: float | None = training(
+        "Stop after so many minutes of training steps (compiling, validation "
+        "and restarts not counted); null: never.",
+        default=None,
+        above=0.0,
+    )
+    label_smoothing: float = training(
+        "Share of the target spread over all subwords.",
+        default=0.1,
+        minimum=0.0,
+        below=1.0,
+    )
+    learning_rate: float = training("Peak learning rate.", above=0.0)
+    schedule: str = training(
+        "Course after the warm-up.",
+        default="inverse_sqrt",
+        choices=("inverse_sqrt", "milestone", "cosine"),
+    )
+    warmup_steps: int = training("Steps of linear warm-up.", minimum=0)
+    initial_learning_rate: float = training(
+        "Start of the warm-up, not with cosine.", default=1e-7, minimum=0.0
+    )
+    milestones: str | None = training(
+        "Steps at which the rate is multiplied, commas between them; "
+        "milestone only.",
+        default=None,
+    )
+    decay_factor: float = training(
+        "What it is multiplied by; milestone only.",
+        default=0.1,
+        above=0.0,
+        below=1.0,
+    )
+    weight_decay: float = training(
+        "Decoupled, times the learning rate; 0: off.", default=0.0, minimum=0.0
+    )
+    beta_1: float = training(
+        "Memory of AdamW's mean gradient.", default=0.9, minimum=0.0, below=1.0
+    )
+    beta_2: float = training(
+        "Memory of its mean squared gradient.",
+        default=0.98,
+        minimum=0.0,
+        below=1.0,
+    )
+    epsilon: float = training(
+        "Smallest divisor of AdamW.", default=1e-8, above=0.0
+    )
+    clip_norm: float = training(
+        "Largest norm of all gradients together; 0: off.",
+        default=0.0,
+        minimum=0.0,
+    )
+    average_checkpoints: int = training(
+        "Take the mean of the weights of the last so many checkpoints where "
+        "it validates better than the best single ones; 0: off.",
+        default=0,
+        minimum=0,
+    )
+    precision: str = training(
+        "Number format of the layers; auto: mixed_bfloat16 on a TPU.",
+        default="auto",
+        choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
+    )
+    seed: int = training(
+        "Of weights, dropout and data order.", default=0, minimum=0
+    )
+    eval_every: int = training("Steps between validations.", minimum=1)
+    validation_bleu_pairs: int = training(
+        "Pairs of the validation set that are also translated greedily at "
+        "every validation; 0: none.",
+        default=0,
+        minimum=0,
+    )
+    steps_per_loop: int = training(
+        "Steps between readings of the loss, all of one length.",
+        default=10,
+        minimum=1,
+    )
+    jit_compile: bool = training(
+        "Compile with XLA where one CPU or GPU trains; a TPU always does.",
+        default=True,
+    )
+
+    beam_size: int = decoding(
+        "Candidates of the beam search; 1: greedy.", default=4, minimum=1
+    )
+    length_penalty: float = decoding(
+        "Hypotheses are ranked by log probability over length to this power.",
+        default=1.0,
+        minimum=0.0,
+    )
+    max_length_ratio: float = decoding(
+        "A translation has at most this many times the subwords of its "
+        "source, and ten more.",
+        default=1.5,
+        above=0.0,
+    )
+    num_shown: int = decoding(
+        "Test sentences that are printed with their hypotheses.",
+        default=3,
+        minimum=0,
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("num_heads", "num_pack_heads"):
+            heads = getattr(self, name)
+            if heads is not None and self.hidden_dim % heads:
+                raise RecipeError(
+                    f"{name}={heads} is not possible: allowed is a divisor of "
+                    f"hidden_dim={self.hidden_dim}."
+                )
+        if self.attention == "softmax" and self.initialization != "keras":
+            raise RecipeError(
+                f"initialization={self.initialization} is not possible with "
+                "attention=softmax: allowed is keras."
+            )
+        if self.warmup_steps > self.train_steps:
+            raise RecipeError(
+                f"warmup_steps={self.warmup_steps} is not possible: allowed "
+                f"is at most train_steps={self.train_steps}."
+            )
+        if self.schedule == "inverse_sqrt" and not self.warmup_steps:
+            raise RecipeError(
+                "warmup_steps=0 is not possible with schedule=inverse_sqrt: "
+                "allowed is 1 or more."
+            )
+        if self.eval_every % self.steps_per_loop:
+            raise RecipeError(
+                f"eval_every={self.eval_every} is not possible: allowed is a "
+                f"multiple of steps_per_loop={self.steps_per_loop}."
+            )
+        if self.max_length % 8:
+            raise RecipeError(
+                f"max_length={self.max_length} is not possible: allowed is a "
+                "multiple of 8."
+            )
+        if self.max_length > self.tokens_per_batch:
+            raise RecipeError(
+                f"max_length={self.max_length} is not possible: allowed is at "
+                f"most tokens_per_batch={self.tokens_per_batch}."
+            )
+        self._check_data()
+        self.milestone_steps()
+
+    def _check_data(self) -> None:
+        for kind in ("validation", "test"):
+            name, groups = f"{kind}_groups", getattr(self, f"{kind}_groups")
+            if getattr(self, f"{kind}_data") is not None:
+                continue
+            if groups is None:
+                raise RecipeError(
+                    f"{kind}_data=null with {name}=null is not possible: one "
+                    "of the two is needed."
+                )
+            if self.group_column is None:
+                raise RecipeError(
+                    f"{name}={groups} is not possible without group_column."
+                )
+            if self.train_data is not None and ALIGNED in self.train_data:
+                raise RecipeError(
+                    f"{name}={groups} is not possible with "
+                    f"train_data={self.train_data}, as aligned files have no "
+                    f"groups: give {kind}_data."
+                )
+
+    def milestone_steps(self) -> list[int]:
+        """The numbers of `milestones`."""
+        if self.schedule != "milestone":
+            return []
+        words = (self.milestones or "").split(",")
+        if not all(word.strip().isdecimal() for word in words):
+            raise RecipeError(
+                f"milestones={self.milestones!r} is not possible with "
+                "schedule=milestone: allowed are steps with commas between "
+                "them, such as 300000,450000."
+            )
+        steps = [int(word) for word in words]
+        if steps != sorted(set(steps)):
+            raise RecipeError(
+                f"milestones={self.milestones!r} is not possible: allowed are "
+                "rising steps."
+            )
+        return steps
+
+
+PROGRAM = flags.Program(
+    name="luna-translate",
+    usage="""
+luna-translate learns to translate from pairs of sentences, reports BLEU and
+chrF on held-out ones and exports a SavedModel from text to text. Without flags
+it learns English to Spanish from a few books of verses inside the package, on a
+CPU, within 15 minutes.
+
+Usage: luna-translate [--config=NAME] [--FLAG=VALUE ...]
+
+  luna-translate
+  luna-translate --train_data='pairs-*.tsv.gz' --source_column=en \\
+    --target_column=de --validation_data=dev.tsv --test_data=test.tsv
+  luna-translate --config=wmt14 --train_data=train.en::train.de \\
+    --validation_data=dev.en::dev.de --test_data=test.en::test.de
+""",
+    schema=TranslateRecipe,
+    folder=importlib.resources.files(__package__) / "recipes" / "translate",
+    model_dir="runs/translate",
+)

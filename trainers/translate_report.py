@@ -1,0 +1,169 @@
+"""What a translation run leaves behind: its files and its results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from luna_tf.training import files
+
+from . import session, tables
+
+if TYPE_CHECKING:
+    import keras
+
+    from luna_tf.training.trainer import TrainingResult
+
+    from .translate_decoding import Translated
+
+VOCABULARY = "vocabulary.model"
+# What a run writes, besides its vocabulary, which follows from its data.
+FILES = {
+    **session.TRAINING_FILES,
+    "results.json": "BLEU and chrF, for programs",
+    "results.md": "the same for readers",
+    "translations.tsv": "every test sentence with its translation",
+    "saved_model": "for serving: text to text",
+    "preset": "for LunaSeq2SeqLM.from_preset, to generate or to fine-tune",
+}
+# What would end a field or a line, in text spelt in bytes by a model.
+_SPACES = str.maketrans("\t\n\r", "   ")
+# All that a folder holds.
+SHOWN_FILES = {**FILES, VOCABULARY: "subwords, a SentencePiece model"}
+
+
+def results(
+    network: keras.Model,
+    sources: Sequence[str],
+    references: Sequence[str],
+    translated: Sequence[Translated],
+    trained: TrainingResult | None,
+    weights: str,
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Gathers what a run found out.
+
+    Args:
+        network: the model that was tested.
+        sources: test sentences.
+        references: their translations.
+        translated: what the model made of them.
+        trained: what training gave, or None when weights were read.
+        weights: which weights were tested, in words.
+        about: further entries.
+
+    Returns:
+        A dictionary fit for JSON.
+    """
+    from .translate_scores import corpus_scores
+
+    copied = corpus_scores(sources, references)
+    rates = trained.rates if trained else None
+    validated = trained.best_evaluation if trained else None
+    return {
+        "test": {
+            "sentences": len(sources),
+            **corpus_scores([t.texts[0] for t in translated], references),
+        },
+        "copy_of_the_source": {k: copied[k] for k in ("bleu", "chrf")},
+        "parameters": network.count_params(),
+        "examples_per_second": rates.examples_per_second if rates else None,
+        "tokens_per_second": rates.tokens_per_second if rates else None,
+        "best_step": trained.best_step if trained else None,
+        "steps": trained.step if trained else None,
+        "training_seconds": trained.seconds if trained else None,
+        "validation_loss": validated.loss if validated else None,
+        "weights": weights,
+        **about,
+    }
+
+
+def rows(results: Mapping[str, Any]) -> tables.Rows:
+    """Lays out results as lines of label, value and remark, under headings."""
+    from luna_tf.training.progress import format_duration
+
+    test, copied = results["test"], results["copy_of_the_source"]
+    table: tables.Rows = {
+        f"Test set, {test['sentences']:,} sentences": [
+            ("BLEU", f"{test['bleu']:5.2f}", test["bleu_signature"]),
+            ("chrF", f"{test['chrf']:5.2f}", test["chrf_signature"]),
+            (
+                "copy of the source",
+                f"{copied['bleu']:5.2f}",
+                f"BLEU, chrF {copied['chrf']:.2f}",
+            ),
+        ]
+    }
+    run = [("parameters", f"{results['parameters']:,}", "")]
+    if results["tokens_per_second"] is not None:
+        run.append(
+            (
+                "training speed",
+                tables.speed(results["tokens_per_second"], "tokens"),
+                tables.speed(results["examples_per_second"])
+                + ", without compiling",
+            )
+        )
+    if results["best_step"] is not None:
+        run.append(
+            (
+                "best weights",
+                f"step {results['best_step']:,} of {results['steps']:,}",
+                f"validation loss {results['validation_loss']:.3f} nats per "
+                "subword",
+            )
+        )
+        run.append(
+            ("training", format_duration(results["training_seconds"]), "")
+        )
+    run.append(("weights", results["weights"], ""))
+    run.append(("search", results["search"], ""))
+    run.append(("wall time", format_duration(results["wall_time_seconds"]), ""))
+    run.append(("device", results["device"], results["precision"]))
+    table["Run"] = run
+    return table
+
+
+def examples_text(
+    sources: Sequence[str],
+    references: Sequence[str],
+    translated: Sequence[Translated],
+    count: int,
+) -> str:
+    """A few sentences with all their hypotheses.
+
+    Args:
+        sources: test sentences.
+        references: their translations.
+        translated: what the model made of them.
+        count: how many, taken evenly from the whole set.
+    """
+    lines = []
+    stride = max(1, len(sources) // max(count, 1))
+    for index in range(0, len(sources), stride)[:count]:
+        lines += ["", f"source     {sources[index]}"]
+        lines.append(f"reference  {references[index]}")
+        found = translated[index]
+        for text, score in zip(found.texts, found.scores, strict=True):
+            lines.append(f"{score:9.3f}  {text.translate(_SPACES)}")
+    return "\n".join(lines)
+
+
+def write_translations(
+    folder: str,
+    sources: Sequence[str],
+    references: Sequence[str],
+    translated: Sequence[Translated],
+) -> None:
+    """Writes `translations.tsv`: source, reference, translation and score."""
+    lines = [("source", "reference", "translation", "score")]
+    for source, reference, found in zip(
+        sources, references, translated, strict=True
+    ):
+        score = f"{found.scores[0]:.4f}"
+        lines.append((source, reference, found.texts[0], score))
+    text = "".join(
+        "\t".join(field.translate(_SPACES) for field in line) + "\n"
+        for line in lines
+    )
+    files.write_text(files.join(folder, "translations.tsv"), text)

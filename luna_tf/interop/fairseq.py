@@ -6,10 +6,12 @@ as `(out, in)`. Each of our layers lists its entries once, in `_entries`;
 loading, saving and the official initialisation all go through that list.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -23,11 +25,13 @@ from luna_tf.layers import (
     LunaTransformerBlock,
     PackedEmbedding,
 )
-from luna_tf.models import (
-    LRAClassifier,
-    LunaSeq2SeqBackbone,
-    LunaSeq2SeqLM,
-)
+
+if TYPE_CHECKING:  # KerasHub, which most of them need, is slow to import
+    from luna_tf.models import (
+        LRAClassifier,
+        LunaSeq2SeqBackbone,
+        LunaSeq2SeqLM,
+    )
 
 # Entries of a state dict that are tables or bookkeeping, not weights.
 _BUFFERS = re.compile(r"(^|\.)(version|_float_tensor|projected_positions)$")
@@ -262,15 +266,16 @@ def _bert(rng, role, shape, inputs):
 
 
 def _entries_of(target: Any) -> list[Entry]:
-    for cls, entries in _ENTRIES.items():
-        if isinstance(target, cls):
+    for cls in type(target).__mro__:
+        entries = _ENTRIES.get(cls.__name__)
+        if entries is not None and cls.__module__.startswith("luna_tf."):
             if not target.weights:
                 raise ValueError(
                     f"`target` {target.name!r} has no weights yet: build it, "
                     "or call it once."
                 )
             return list(entries(target))
-    allowed = [cls.__name__ for cls in _ENTRIES]
+    allowed = list(_ENTRIES)
     raise TypeError(f"`target` must be one of {allowed}. Got: {target!r}")
 
 
@@ -470,14 +475,15 @@ def _seq2seq_lm(model: LunaSeq2SeqLM) -> Iterator[Entry]:
     yield from _seq2seq(model.backbone)
 
 
-_ENTRIES: dict[Any, Callable[[Any], Iterator[Entry]]] = {
-    LunaAttention: _attention,
-    LunaCausalAttention: _causal_attention,
-    LunaTransformerBlock: _block,
-    LunaDecoderBlock: _decoder_block,
-    PackedEmbedding: _packed,
-    LunaEmbedding: _embedding,
-    LRAClassifier: _lra,
-    LunaSeq2SeqBackbone: _seq2seq,
-    LunaSeq2SeqLM: _seq2seq_lm,
+# By name, so that the classes need not be imported.
+_ENTRIES: dict[str, Callable[[Any], Iterator[Entry]]] = {
+    "LunaAttention": _attention,
+    "LunaCausalAttention": _causal_attention,
+    "LunaTransformerBlock": _block,
+    "LunaDecoderBlock": _decoder_block,
+    "PackedEmbedding": _packed,
+    "LunaEmbedding": _embedding,
+    "LRAClassifier": _lra,
+    "LunaSeq2SeqBackbone": _seq2seq,
+    "LunaSeq2SeqLM": _seq2seq_lm,
 }

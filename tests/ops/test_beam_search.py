@@ -92,7 +92,7 @@ def plain_search(table, beam_size, penalty, longest):
     alive, finished = [(0.0, ())], []
     for length in range(1, longest + 1):
         grown = []
-        for total, tokens in alive:
+        for _, tokens in alive:
             for token in range(VOCABULARY):
                 if length == longest and token != END:
                     continue

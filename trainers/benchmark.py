@@ -1,7 +1,8 @@
-"""Measures time and memory of attention layers."""
+"""Measures time and memory of attention layers, causal ones too."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import sys
@@ -15,7 +16,15 @@ from luna_tf.training import recipes
 from luna_tf.training.recipes import RecipeError
 
 from . import flags as trainer_flags
-from .benchmark_flags import COMMANDS, NAME, AttentionFlags, help_text
+from .benchmark_flags import (
+    COMMANDS,
+    NAME,
+    AttentionFlags,
+    CausalFlags,
+    help_text,
+)
+
+Flags = AttentionFlags | CausalFlags
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -24,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     app.run(_main, argv=argv, flags_parser=parse)
 
 
-def parse(argv: list[str]) -> AttentionFlags:
+def parse(argv: list[str]) -> Flags:
     """Understands a command line, or ends the program with a message.
 
     Args:
@@ -37,8 +46,11 @@ def parse(argv: list[str]) -> AttentionFlags:
     if any(argument in trainer_flags.HELP for argument in argv[1:]):
         print(help_text())
         sys.exit(0)
+    # The command decides which flags there are; a mistake in it is told below.
+    name = next((word for word in argv[1:] if word in COMMANDS), "attention")
+    schema = COMMANDS[name].flags
     values = absl_flags.FlagValues()
-    recipes.define_flags(AttentionFlags, values)
+    recipes.define_flags(schema, values)
     try:
         rest = values(argv, known_only=True)
         # What is left may be absl's own, such as --verbosity.
@@ -61,22 +73,22 @@ def parse(argv: list[str]) -> AttentionFlags:
             NAME,
             f"unexpected argument {rest[2]!r}. Flags look like --name=value.",
         )
-    given = recipes.given_flags(AttentionFlags, values)
+    given = recipes.given_flags(schema, values)
     try:
-        return recipes.build(AttentionFlags, given, "flags")
+        return recipes.build(schema, given, "flags")
     except RecipeError as error:
         trainer_flags.fail(NAME, str(error))
 
 
-def _main(flags: AttentionFlags) -> int:
+def _main(flags: Flags) -> int:
     try:
         return run(flags)
     except RecipeError as error:
         trainer_flags.fail(NAME, str(error))
 
 
-def run(flags: AttentionFlags) -> int:
-    """Does what `luna-benchmark attention` is asked for.
+def run(flags: Flags) -> int:
+    """Does what `luna-benchmark` is asked for.
 
     Args:
         flags: from `parse`.
@@ -91,7 +103,7 @@ def run(flags: AttentionFlags) -> int:
         trainer_flags.import_tensorflow()
     import keras
 
-    from luna_tf.benchmark import memory, stepping
+    from luna_tf.benchmark import cases, memory, stepping
     from luna_tf.benchmark.parent import Runner
     from luna_tf.benchmark.program import Program
 
@@ -105,14 +117,30 @@ def run(flags: AttentionFlags) -> int:
     limit = 0.75 * memory.physical_bytes()
     if flags.memory_limit_gib is not None:
         limit = flags.memory_limit_gib * 2**30
-    folder = _folder(flags.output_dir)
+    say = functools.partial(print, file=sys.stderr, flush=True)
+    if "official" in plan.contenders and not cases.OFFICIAL_FILE.is_file():
+        others = tuple(c for c in plan.contenders if c != "official")
+        if not others:
+            raise RecipeError(
+                f"--contenders={flags.contenders} is not possible: the "
+                "official formula is in the tests of a checkout, not in the "
+                "package."
+            )
+        plan = dataclasses.replace(plan, contenders=others)
+        say(
+            f"{NAME}: official is missing: the formula is in the tests of a "
+            "checkout, not in the package."
+        )
+    name = "causal" if isinstance(flags, CausalFlags) else "attention"
+    aside = "causal_tokens" if name == "causal" else "cost_rule"
+    folder = _folder(flags.output_dir, (f"{name}.csv", f"{aside}.csv"))
     runner = Runner(flags.settings(), int(limit))
     program = Program(
         plan,
         runner,
-        folder / "attention.csv",
-        folder / "cost_rule.csv",
-        functools.partial(print, file=sys.stderr, flush=True),
+        folder / f"{name}.csv",
+        folder / f"{aside}.csv",
+        say,
     )
     status = 0
     try:
@@ -121,16 +149,16 @@ def run(flags: AttentionFlags) -> int:
         print(f"\n{NAME}: interrupted.", file=sys.stderr)
         status = 130
     if program.rows:
-        print(_report(flags, program, runner, backend, folder))
+        print(_report(flags, program, runner, backend, folder, name))
     return status
 
 
-def _folder(output_dir: str) -> Path:
+def _folder(output_dir: str, names: tuple[str, ...]) -> Path:
     """The empty-handed folder of a run: rows of another run are put aside."""
     folder = Path(output_dir).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("attention.csv", "cost_rule.csv"):
+        for name in names:
             if (folder / name).exists():
                 (folder / name).replace(folder / f"{name}.old")
     except OSError as error:
@@ -141,11 +169,12 @@ def _folder(output_dir: str) -> Path:
 
 
 def _report(
-    flags: AttentionFlags,
+    flags: Flags,
     program: Any,
     runner: Any,
     backend: str,
     folder: Path,
+    name: str,
 ) -> str:
     from luna_tf.benchmark import contenders, goals, report
     from luna_tf.visualize.growth import growth_plot
@@ -156,7 +185,13 @@ def _report(
     if program.rule_rows:
         orders = functools.partial(contenders.rule_orders, settings)
         tables.append(report.rule_table(program.rule_rows, orders))
-    tables.append(report.goal_table(goals.verdicts(rows, settings)))
+    if program.token_rows:
+        tables.append(report.token_table(program.token_rows))
+    if name == "causal":
+        verdicts = goals.causal_verdicts(rows, program.token_rows, settings)
+    else:
+        verdicts = goals.verdicts(rows, settings)
+    tables.append(report.goal_table(verdicts))
     about = [
         report.describe(settings),
         report.machine(runner.device, backend),
@@ -165,14 +200,15 @@ def _report(
         "process of its own; under TensorFlow without oneDNN, which keeps what "
         "is freed.",
     ]
-    markdown = ["# Attention: time and memory", "\n".join(about)]
+    heading = "Causal attention" if name == "causal" else "Attention"
+    markdown = [f"# {heading}: time and memory", "\n".join(about)]
     if any(row.samples for row in rows):
         times, extra = _curves(rows)
         figure = growth_plot(times, extra, title=report.describe(settings))
-        figure.savefig(folder / "attention.png")
-        markdown.append("![growth](attention.png)")
+        figure.savefig(folder / f"{name}.png")
+        markdown.append(f"![growth]({name}.png)")
     markdown += map(report.to_markdown, tables)
-    (folder / "attention.md").write_text(
+    (folder / f"{name}.md").write_text(
         "\n\n".join(markdown) + "\n", encoding="utf-8"
     )
     files = ", ".join(sorted(path.name for path in folder.iterdir()))
@@ -188,7 +224,7 @@ def _report(
 
 def _curves(rows: Any) -> list[dict[tuple[str, int], dict[int, float]]]:
     """Curves of the figure: Luna for all l, its rivals for the smallest."""
-    from luna_tf.benchmark import goals, report
+    from luna_tf.benchmark import cases, goals, report
 
     slots = report.packed_lengths(rows)
     names = dict.fromkeys(row.case.contender for row in rows)
@@ -196,11 +232,13 @@ def _curves(rows: Any) -> list[dict[tuple[str, int], dict[int, float]]]:
         (name, packed_length)
         for name in names
         if name != "absorbed" or goals.LUNA not in names
-        for packed_length in (slots if name == goals.LUNA else slots[:1])
+        for packed_length in (
+            slots if name in (goals.LUNA, goals.CAUSAL_LUNA) else slots[:1]
+        )
     ]
     return [
         {
-            (name, 0 if name == "softmax" else packed_length): goals.curve(
+            (name, 0 if name in cases.SOFTMAX else packed_length): goals.curve(
                 rows, name, packed_length, is_memory
             )
             for name, packed_length in keys

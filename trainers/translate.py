@@ -24,10 +24,14 @@ if TYPE_CHECKING:
 
     from luna_tf.data.parallel import Shape, Vocabulary
     from luna_tf.training.loop import Loop
+    from luna_tf.training.sources import BucketedSource
     from luna_tf.training.strategy import Placement
     from luna_tf.training.trainer import Evaluation, Trainer, TrainingResult
 
     from .translate_decoding import Translator
+
+
+_BEST = "of the best validation"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -73,57 +77,51 @@ def run(command: flags.Command) -> int:
         print("\n" + _files_text(folder))
         return 0
     pairs = data.load_pairs(recipe)
-    if will_train or mode == "input_benchmark":
+    trainer = make_trainer(recipe, placement, command.machine.data_service)
+    trained = None
+    if mode == "evaluate":
+        vocabulary = data.read_vocabulary(recipe, folder)
+        weights = _load_weights(trainer.loop.model, folder)
+    else:
         # One worker learns the vocabulary, the others read it.
         if not placement.is_chief:
             placement.meeting.wait()
         vocabulary = data.load_vocabulary(recipe, folder, pairs["train"])
         if placement.is_chief:
             placement.meeting.wait()
-    else:
-        vocabulary = data.read_vocabulary(recipe, folder)
-    tokens = {name: data.encode(p, vocabulary) for name, p in pairs.items()}
-    shapes = data.choose_shapes(recipe, tokens["train"], placement.num_replicas)
-    trainer = make_trainer(recipe, placement, command.machine.data_service)
-    network = trainer.loop.model
-    if mode == "input_benchmark":
-        source, filled = data.make_source(tokens["train"], shapes, "drop")
-        print(data.describe(filled, "train on"))
-        for bucket, rows in zip(
-            source.sources, source.batch_sizes, strict=True
-        ):
-            print(session.input_benchmark(trainer, bucket, rows))
-        return 0
-    trained, weights = None, f"read from {session.BEST_WEIGHTS}"
-    if will_train:
+        tokens = {
+            name: data.encode(pairs[name], vocabulary)
+            for name in ("train", "validation")
+        }
+        shapes = data.choose_shapes(
+            recipe, tokens["train"], placement.num_replicas
+        )
+        if mode == "input_benchmark":
+            _benchmark_input(trainer, tokens["train"], shapes)
+            return 0
         if placement.is_chief:
             session.record(command, placement, precision)
+            files.remove(files.join(folder, translate_report.MEAN_WEIGHTS))
         trained = _train(
             trainer, command, placement, tokens, shapes, vocabulary
         )
         if trained.stopped_by is not None:
             print(session.stopped_text(trained, folder))
             return session.stopped_status(trained)
-        weights = _average(trainer, recipe, folder, tokens, shapes, trained)
-        if placement.is_chief:
-            files.write_by(
-                files.join(folder, session.BEST_WEIGHTS), network.save_weights
-            )
-            files.write_by(files.join(folder, "model.keras"), network.save)
-    else:
-        _load_weights(network, folder)
+        validation = _source(tokens["validation"], shapes, "cut")
+        weights = _average(trainer, command, placement, validation, trained)
     if mode == "train":
         print("\n" + _files_text(folder))
         return 0
     if mode == "train_and_evaluate" and placement.is_chief:
         plain = make_model(recipe)
-        plain.set_weights(network.get_weights())
+        plain.set_weights(trainer.loop.model.get_weights())
         _export(plain, recipe, vocabulary, folder)
     _test(
         command,
         trainer,
         placement,
-        tokens["test"],
+        data.encode(pairs["test"], vocabulary),
         vocabulary,
         trained,
         weights,
@@ -137,12 +135,24 @@ def run(command: flags.Command) -> int:
     return 0
 
 
+def _benchmark_input(
+    trainer: Trainer, tokens: data.Tokens, shapes: tuple[Shape, ...]
+) -> None:
+    source, filled = data.make_source(tokens, shapes, "drop")
+    print(data.describe(filled, "train on"))
+    for bucket, rows in zip(source.sources, source.batch_sizes, strict=True):
+        print(session.input_benchmark(trainer, bucket, rows))
+
+
 def _files_text(folder: str) -> str:
     return tables.files_text(folder, translate_report.SHOWN_FILES)
 
 
-def _load_weights(network: keras.Model, folder: str) -> None:
-    path = files.join(folder, session.BEST_WEIGHTS)
+def _load_weights(network: keras.Model, folder: str) -> str:
+    """Reads the weights that the run tested; returns what they are."""
+    path = files.join(folder, translate_report.MEAN_WEIGHTS)
+    if not files.exists(path):
+        path = files.join(folder, session.BEST_WEIGHTS)
     try:
         with warnings.catch_warnings():
             # Keras only warns of some weights that it does not find.
@@ -151,6 +161,7 @@ def _load_weights(network: keras.Model, folder: str) -> None:
     except (OSError, ValueError, UserWarning) as error:
         first = str(error).strip().partition("\n")[0]
         raise RecipeError(f"{path} does not fit the recipe: {first}") from error
+    return f"read from {path}"
 
 
 def make_model(
@@ -388,35 +399,40 @@ def _translator(
 
 def _average(
     trainer: Trainer,
-    recipe: TranslateRecipe,
-    folder: str,
-    tokens: dict[str, data.Tokens],
-    shapes: tuple[Shape, ...],
+    command: flags.Command,
+    placement: Placement,
+    validation: BucketedSource,
     trained: TrainingResult,
 ) -> str:
     """Tries the mean of the last checkpoints; keeps the better weights."""
+    count, folder = command.recipe.average_checkpoints, command.model_dir
     best = trained.best_evaluation
     assert best is not None
-    if not recipe.average_checkpoints:
-        return "of the best validation"
+    if not count:
+        return _BEST
     from luna_tf.training.averaging import average_checkpoints, last_steps
 
     network = trainer.loop.model
     single = network.get_weights()
     checkpoints = files.join(folder, session.CHECKPOINTS)
-    steps = last_steps(checkpoints, recipe.average_checkpoints)
+    steps = last_steps(checkpoints, count)
     average_checkpoints(network, checkpoints, steps)
-    validation = _source(tokens["validation"], shapes, "cut")
     mean: Evaluation = trainer.evaluate(validation)
     print(
         f"Mean of the last {len(steps)} checkpoints: validation loss "
         f"{mean.loss:.3f}, best single one {best.loss:.3f}",
         flush=True,
     )
-    if mean.loss < best.loss:
-        return f"mean of the last {len(steps)} checkpoints"
-    network.set_weights(single)
-    return "of the best validation"
+    if mean.loss >= best.loss:
+        network.set_weights(single)
+        return _BEST
+    if placement.is_chief:
+        for name, save in (
+            (translate_report.MEAN_WEIGHTS, network.save_weights),
+            ("model.keras", network.save),
+        ):
+            files.write_by(files.join(folder, name), save)
+    return f"mean of the last {len(steps)} checkpoints"
 
 
 def _draw(history: dict[str, list[float]]) -> Figure:

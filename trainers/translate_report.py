@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from .translate_decoding import Translated
 
 VOCABULARY = "vocabulary.model"
+MEAN_WEIGHTS = "mean.weights.h5"
 # What a run writes, besides its vocabulary, which follows from its data.
 FILES = {
     **session.TRAINING_FILES,
+    MEAN_WEIGHTS: "mean of the last checkpoints, where it validates better",
     "results.json": "BLEU and chrF, for programs",
     "results.md": "the same for readers",
     "translations.tsv": "every test sentence with its translation",

@@ -24,6 +24,23 @@ MIXED = {
     "absorbed_direct": "Luna, pack absorbed, unpack direct",
     "direct_absorbed": "Luna, pack direct, unpack absorbed",
 }
+# Contenders of `luna-benchmark causal`.
+CAUSAL = {
+    "chunked": "LunaCausalAttention",
+    "official": "causal Luna as the official code has it",
+    "causal_softmax": "keras.layers.MultiHeadAttention, causal mask",
+}
+# One token at position n, with what the tokens before it left.
+TOKEN = {
+    "chunked_token": "LunaCausalAttention with its cache",
+    "softmax_token": "keras_hub.layers.CachedMultiHeadAttention",
+}
+# They read no packed sequence.
+SOFTMAX = ("softmax", "causal_softmax", "softmax_token")
+# The official formula is not in the package but in its tests.
+OFFICIAL_FILE = (
+    Path(__file__).resolve().parents[2] / "tests/layers/official_causal.py"
+)
 MODES = {
     "eager": "operation by operation",
     "graph": "tf.function without XLA (TensorFlow only)",
@@ -37,7 +54,7 @@ class Case:
     """One thing to measure.
 
     Args:
-        contender: key of `CONTENDERS` or `MIXED`.
+        contender: key of `CONTENDERS`, `MIXED`, `CAUSAL` or `TOKEN`.
         mode: key of `MODES`.
         length: n, tokens per sequence.
         packed_length: l, packed slots; 0 for softmax attention, which has none.
@@ -89,16 +106,19 @@ class Row:
 
     Args:
         case: what was measured.
-        samples: seconds per step, one per round, in the order of the rounds;
-            equal positions of two rows of one length belong to one round.
+        samples: seconds per step (per token for a key of `TOKEN`), one per
+            round, in the order of the rounds; equal positions of two rows of
+            one length belong to one round.
         extra_bytes: peak memory of a step above its inputs and weights, or
             None when not measured.
+        cache_bytes: size of the cache of a key of `TOKEN`, else None.
         status: `ok`, or why there is no time.
     """
 
     case: Case
     samples: list[float] = dataclasses.field(default_factory=list)
     extra_bytes: int | None = None
+    cache_bytes: int | None = None
     status: str = OK
 
     @property
@@ -117,6 +137,7 @@ COLUMNS = (
     "q3_seconds",
     "repeats",
     "extra_bytes",
+    "cache_bytes",
     "status",
     "samples_seconds",
 )
@@ -141,6 +162,7 @@ def append_csv(path: Path, rows: Iterable[Row]) -> None:
                 **dataclasses.asdict(row.case),
                 "repeats": len(row.samples),
                 "extra_bytes": row.extra_bytes,
+                "cache_bytes": row.cache_bytes,
                 "status": row.status,
                 "samples_seconds": ";".join(f"{s:.6g}" for s in row.samples),
             }
@@ -172,5 +194,6 @@ def _row(record: Mapping[str, str]) -> Row:
         ),
         [float(sample) for sample in samples.split(";")] if samples else [],
         int(record["extra_bytes"]) if record["extra_bytes"] else None,
+        int(record["cache_bytes"]) if record["cache_bytes"] else None,
         record["status"],
     )

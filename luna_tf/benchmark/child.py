@@ -8,6 +8,7 @@ object from stdin and writes one JSON object per event to stdout:
 * `{"extra_bytes": [index, bytes]}` (memory);
 * `{"started": index}` again before each step of a round, and
   `{"round": {index: seconds}}` after each round (time);
+* `{"cache_bytes": [index, bytes]}` for a case with a cache (time);
 * `{"failed": [index, reason]}` for a case that raised.
 """
 
@@ -19,7 +20,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from luna_tf.benchmark.cases import Case, Settings
+from luna_tf.benchmark.cases import TOKEN, Case, Settings
 
 # What the backends say when they are refused memory.
 _MEMORY_WORDS = ("resourceexhausted", "resource_exhausted", "out of memory")
@@ -82,13 +83,18 @@ def _time(
     job: dict[str, Any],
     emit: Callable[[dict[str, Any]], None],
 ) -> Iterator[dict[str, Any]]:
-    from luna_tf.benchmark import contenders, timing
+    from luna_tf.benchmark import causal, contenders, timing
 
-    steps = {}
+    steps, tokens = {}, {}
     for index, case in enumerate(cases):
         yield {"started": index}
         try:
-            step = contenders.make_step(settings, case)
+            if case.contender in TOKEN:
+                step, size = causal.make_token_step(settings, case)
+                tokens[str(index)] = causal.TOKENS
+                yield {"cache_bytes": [index, size]}
+            else:
+                step = contenders.make_step(settings, case)
             # The first run compiles, the second one meets warm caches.
             step()
             step()
@@ -104,7 +110,8 @@ def _time(
         job["seconds"],
         announce=lambda name: emit({"started": int(name)}),
     ):
-        yield {"round": measured}
+        seconds = {i: s / tokens.get(i, 1) for i, s in measured.items()}
+        yield {"round": seconds}
 
 
 def _reason(error: Exception) -> str:

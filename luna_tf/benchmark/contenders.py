@@ -10,8 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from luna_tf.benchmark import stepping
-from luna_tf.benchmark.cases import Case, Settings
+from luna_tf.benchmark import causal, stepping
+from luna_tf.benchmark.cases import CAUSAL, SOFTMAX, Case, Settings
 from luna_tf.benchmark.textbook import TextbookLunaAttention
 from luna_tf.layers import LunaAttention
 from luna_tf.ops import choose_contraction
@@ -97,7 +97,7 @@ def make_layer(
 
     Args:
         settings: sizes and number format.
-        contender: key of `cases.CONTENDERS` or `cases.MIXED`.
+        contender: key of `cases.CONTENDERS`, `MIXED` or `CAUSAL`.
         length: n.
         packed_length: l; softmax attention ignores it.
 
@@ -109,7 +109,7 @@ def make_layer(
         "dtype": settings.precision,
     }
     x_shape = (settings.batch, length, settings.width)
-    if contender == "softmax":
+    if contender in SOFTMAX:
         layer = keras.layers.MultiHeadAttention(
             settings.heads, settings.width // settings.heads, **common
         )
@@ -119,6 +119,8 @@ def make_layer(
     common["tie_key_value"] = settings.tie_key_value
     if contender == "textbook":
         layer = TextbookLunaAttention(**common)
+    elif contender in CAUSAL:
+        layer = causal.layer_class(contender)(**common)
     elif "_" in contender:
         layer = MixedLunaAttention(*contender.split("_"), **common)
     else:
@@ -127,12 +129,15 @@ def make_layer(
     return layer
 
 
-def make_loss(layer: keras.layers.Layer, mask: Any = None) -> Callable:
+def make_loss(
+    layer: keras.layers.Layer, mask: Any = None, is_causal: bool = False
+) -> Callable:
     """Sum of the squares of all outputs: cheap, with a dense gradient.
 
     Args:
         layer: from `make_layer`.
         mask: padding mask `(B, n)` of the keys, or None.
+        is_causal: whether no token may see later ones.
 
     Returns:
         Function of the inputs that gives a float32 scalar.
@@ -141,8 +146,13 @@ def make_loss(layer: keras.layers.Layer, mask: Any = None) -> Callable:
     def loss(*inputs: Any) -> Any:
         if isinstance(layer, keras.layers.MultiHeadAttention):
             (x,) = inputs
-            masks = {} if mask is None else {"value_mask": mask}
+            masks: dict[str, Any] = {}
+            if mask is not None:
+                masks["value_mask"] = mask
+            masks["use_causal_mask"] = is_causal
             outputs = (layer(x, x, training=True, **masks),)
+        elif is_causal:
+            outputs = (layer(*inputs, training=True),)
         else:
             outputs = layer(*inputs, query_mask=mask, training=True)
         return sum(
@@ -164,10 +174,11 @@ def make_step(settings: Settings, case: Case) -> stepping.Step:
         Function without arguments. Until it runs, inputs and weights are all
         the memory that it holds.
     """
-    slots = 0 if case.contender == "softmax" else case.packed_length
+    slots = 0 if case.contender in SOFTMAX else case.packed_length
+    is_causal = case.contender in CAUSAL
     layer = make_layer(settings, case.contender, case.length, slots)
     return stepping.make_step(
-        make_loss(layer, make_mask(settings, case.length)),
+        make_loss(layer, make_mask(settings, case.length), is_causal),
         layer.trainable_variables,
         make_inputs(settings, case.length, slots),
         case.mode,

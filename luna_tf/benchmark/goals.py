@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 
 from luna_tf.benchmark import timing
-from luna_tf.benchmark.cases import Row, Settings
+from luna_tf.benchmark.cases import SOFTMAX, Row, Settings
 
 LUNA = "auto"
+CAUSAL_LUNA = "chunked"
 LENGTH = 4096
 # What the goals are about; with other settings there is nothing to judge.
 SETTINGS = Settings()
@@ -39,7 +40,7 @@ def find(
     rows: Sequence[Row], contender: str, length: int, packed_length: int
 ) -> list[Row]:
     """The rows of a contender at one size, one per mode."""
-    slots = 0 if contender == "softmax" else packed_length
+    slots = 0 if contender in SOFTMAX else packed_length
     return [
         row
         for row in rows
@@ -115,29 +116,86 @@ def verdicts(
     if settings != SETTINGS:
         rows = ()
     found = [
-        _speed(rows, "softmax", length, 16, 15.0, " (aim: 20)"),
-        _speed(rows, "direct", length, 16, 2.2, ""),
+        _speed(rows, "softmax", LUNA, length, 15.0, " (aim: 20)"),
+        _speed(rows, "direct", LUNA, length, 2.2, ""),
         _not_slower(rows, length, 64),
         _not_slower(rows, length, 256),
     ]
     found += [_growth(rows, slots) for slots in (16, 64, 256)]
-    found += [_memory(rows, length, slots) for slots in (16, 64, 256)]
+    found += [
+        _memory(rows, "softmax", LUNA, length, slots, 30)
+        for slots in (16, 64, 256)
+    ]
     return found
+
+
+def causal_verdicts(
+    rows: Sequence[Row],
+    token_rows: Sequence[Row],
+    settings: Settings = SETTINGS,
+    length: int = LENGTH,
+) -> list[Verdict]:
+    """Judges the goals of causal Luna, as `verdicts` does those of Luna.
+
+    Args:
+        rows: the layers.
+        token_rows: one token at a position.
+        settings: how; nothing is judged unless they are `SETTINGS`.
+        length: n of the goals for layers.
+
+    Returns:
+        One verdict per goal.
+    """
+    if settings != SETTINGS:
+        rows = token_rows = ()
+    return [
+        _speed(rows, "official", CAUSAL_LUNA, length, 6.0, ""),
+        _memory(rows, "official", CAUSAL_LUNA, length, 16, 10),
+        _speed(rows, "causal_softmax", CAUSAL_LUNA, length, 3.0, ""),
+        _constant_time(token_rows),
+        _constant_cache(token_rows),
+    ]
+
+
+def _constant_time(rows: Sequence[Row]) -> Verdict:
+    short, long = 128, 8192
+    goal = f"time per token at n={long} at most 1.2 of that at n={short}"
+    times = [fastest(rows, "chunked_token", n, 16) for n in (long, short)]
+    if times[0] is None or times[1] is None:
+        return Verdict(goal, "", None)
+    low, middle, high = timing.paired_ratio(times[0].samples, times[1].samples)
+    figure = f"{middle:.3f} ({low:.3f} to {high:.3f})"
+    return Verdict(goal, figure, middle <= 1.2)
+
+
+def _constant_cache(rows: Sequence[Row]) -> Verdict:
+    goal = "size of the cache independent of n"
+    sizes = {
+        row.case.length: row.cache_bytes
+        for row in rows
+        if row.case.contender == "chunked_token" and row.cache_bytes
+    }
+    if len(sizes) < 2:
+        return Verdict(goal, "", None)
+    kinds = sorted(set(sizes.values()))
+    figure = " or ".join(f"{size / 2**10:.1f} KiB" for size in kinds)
+    figure += f" at n={', '.join(map(str, sorted(sizes)))}"
+    return Verdict(goal, figure, len(kinds) == 1)
 
 
 def _speed(
     rows: Sequence[Row],
     reference: str,
+    contender: str,
     length: int,
-    packed_length: int,
     factor: float,
     remark: str,
 ) -> Verdict:
     goal = (
-        f"n={length}, l={packed_length}: at least {factor:g} times faster "
+        f"n={length}, l=16: at least {factor:g} times faster "
         f"than {reference}{remark}"
     )
-    quartiles = ratio(rows, reference, LUNA, length, packed_length)
+    quartiles = ratio(rows, reference, contender, length, 16)
     if quartiles is None:
         return Verdict(goal, "", None)
     low, middle, high = quartiles
@@ -177,19 +235,27 @@ def _growth(rows: Sequence[Row], packed_length: int) -> Verdict:
     return Verdict(goal, ", ".join(figures), max(exponents) <= 1.1)
 
 
-def _memory(rows: Sequence[Row], length: int, packed_length: int) -> Verdict:
+def _memory(
+    rows: Sequence[Row],
+    reference: str,
+    contender: str,
+    length: int,
+    packed_length: int,
+    factor: int,
+) -> Verdict:
     goal = (
-        f"n={length}, l={packed_length}: extra memory at most 1/30 of softmax"
+        f"n={length}, l={packed_length}: extra memory at most 1/{factor} of "
+        f"{reference}"
     )
-    luna = leanest(rows, LUNA, length, packed_length)
-    softmax = leanest(rows, "softmax", length, packed_length)
-    if not luna or not softmax:
+    luna = leanest(rows, contender, length, packed_length)
+    other = leanest(rows, reference, length, packed_length)
+    if not luna or not other:
         return Verdict(goal, "", None)
     figure = (
-        f"1/{softmax / luna:.1f} ({luna / 2**20:.1f} MiB against "
-        f"{softmax / 2**20:.1f} MiB)"
+        f"1/{other / luna:.1f} ({luna / 2**20:.1f} MiB against "
+        f"{other / 2**20:.1f} MiB)"
     )
-    return Verdict(goal, figure, softmax >= 30 * luna)
+    return Verdict(goal, figure, other >= factor * luna)
 
 
 def curve(

@@ -74,6 +74,9 @@ class Runner:
         """
 
         def on_event(event: Mapping[str, Any], pending: list[Row]) -> None:
+            if "cache_bytes" in event:
+                index, number = event["cache_bytes"]
+                pending[index].cache_bytes = number
             for index, sample in event.get("round", {}).items():
                 pending[int(index)].samples.append(sample)
 

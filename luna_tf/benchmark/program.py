@@ -25,7 +25,7 @@ class Plan:
         lengths: values of n for all contenders, ascending.
         growth_lengths: further, larger values of n for `GROWTH_CONTENDER`.
         packed_lengths: values of l.
-        contenders: keys of `cases.CONTENDERS`.
+        contenders: keys of `cases.CONTENDERS` or `cases.CAUSAL`.
         modes: keys of `cases.MODES`.
         repeats: rounds per length.
         seconds: time for the rounds of one length.
@@ -34,6 +34,7 @@ class Plan:
         rule_packed_lengths: values of l of that check; empty: no check.
         isolate: whether every contender gets a process of its own to measure
             its memory, or all of one length share one.
+        token_lengths: values of n at which one token is timed; empty: none.
     """
 
     lengths: tuple[int, ...]
@@ -47,6 +48,7 @@ class Plan:
     rule_length: int
     rule_packed_lengths: tuple[int, ...]
     isolate: bool = True
+    token_lengths: tuple[int, ...] = ()
 
     def rows(self) -> dict[int, list[Row]]:
         """Empty rows of the comparison by length."""
@@ -61,19 +63,33 @@ class Plan:
             Row(Case(contender, mode, length, slots))
             for contender in contenders
             for slots in (
-                (0,) if contender == "softmax" else self.packed_lengths
+                (0,) if contender in cases.SOFTMAX else self.packed_lengths
             )
             for mode in self.modes
         ]
 
     def rule_rows(self) -> list[Row]:
         """Empty rows of the check of the cost rule, in the best mode."""
-        mode = "xla" if "xla" in self.modes else self.modes[0]
         return [
-            Row(Case(contender, mode, self.rule_length, slots))
+            Row(Case(contender, self._best_mode, self.rule_length, slots))
             for slots in self.rule_packed_lengths
             for contender in RULE_CONTENDERS
         ]
+
+    def token_rows(self) -> list[Row]:
+        """Empty rows of one token at a position, in the best mode."""
+        return [
+            Row(Case(contender, self._best_mode, length, slots))
+            for length in self.token_lengths
+            for contender in cases.TOKEN
+            for slots in (
+                (0,) if contender in cases.SOFTMAX else self.packed_lengths[:1]
+            )
+        ]
+
+    @property
+    def _best_mode(self) -> str:
+        return "xla" if "xla" in self.modes else self.modes[0]
 
 
 class Program:
@@ -83,7 +99,7 @@ class Program:
         plan: what to measure.
         runner: measures it.
         csv: file that gets the rows of a length as soon as it is done.
-        rule_csv: the same for the check of the cost rule.
+        aside_csv: the same for the check of the cost rule, or for the tokens.
         say: gets one line per piece of work.
     """
 
@@ -92,15 +108,16 @@ class Program:
         plan: Plan,
         runner: Runner,
         csv: Path,
-        rule_csv: Path,
+        aside_csv: Path,
         say: Callable[[str], None],
     ) -> None:
         self.rows: list[Row] = []
         self.rule_rows: list[Row] = []
+        self.token_rows: list[Row] = []
         self._plan = plan
         self._runner = runner
         self._csv = csv
-        self._rule_csv = rule_csv
+        self._aside_csv = aside_csv
         self._say = say
         self._gone: dict[tuple[str, str, int], int] = {}
 
@@ -109,16 +126,22 @@ class Program:
         pieces: list[tuple[float, str, Callable[[], None]]] = []
         for length, rows in self._plan.rows().items():
             pieces += self._pieces_of_length(length, rows)
-        rule_rows = self._plan.rule_rows()
-        if rule_rows:
-            pieces.append(
-                (
-                    self._time_weight(rule_rows),
-                    f"n={self._plan.rule_length}  time  cost rule, "
-                    f"{len(rule_rows)} cases",
-                    lambda: self._check_rule(rule_rows),
+        for text, rows, found in (
+            (
+                f"n={self._plan.rule_length}  time  cost rule",
+                self._plan.rule_rows(),
+                self.rule_rows,
+            ),
+            ("time per token", self._plan.token_rows(), self.token_rows),
+        ):
+            if rows:
+                pieces.append(
+                    (
+                        self._time_weight(rows),
+                        f"{text}, {len(rows)} cases",
+                        functools.partial(self._time_aside, rows, found),
+                    )
                 )
-            )
         started, done = time.monotonic(), 0.0
         total = sum(weight for weight, _, _ in pieces)
         for number, (weight, text, work) in enumerate(pieces, 1):
@@ -165,8 +188,11 @@ class Program:
         """Rough seconds, for the estimate of the time left alone."""
         a_round = 0.0
         for row in rows:
+            if row.case.contender in cases.TOKEN:
+                a_round += 0.1
+                continue
             scale = row.case.length / 4096
-            is_softmax = row.case.contender == "softmax"
+            is_softmax = "softmax" in row.case.contender
             a_round += 1.8 * scale**2 if is_softmax else 0.2 * scale
         timed = min(self._plan.seconds, a_round * self._plan.repeats)
         return 5 + 3 * len(rows) + 2 * a_round + timed
@@ -200,12 +226,12 @@ class Program:
             self.rows += rows
             cases.append_csv(self._csv, rows)
 
-    def _check_rule(self, rows: list[Row]) -> None:
+    def _time_aside(self, rows: list[Row], found: list[Row]) -> None:
         try:
             self._time(rows)
         finally:
-            self.rule_rows += rows
-            cases.append_csv(self._rule_csv, rows)
+            found += rows
+            cases.append_csv(self._aside_csv, rows)
 
     def _time(self, rows: list[Row]) -> None:
         fitting = [row for row in rows if row.status == OK]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
 from luna_tf.benchmark import goals, memory, timing
-from luna_tf.benchmark.cases import OK, Row, Settings
+from luna_tf.benchmark.cases import OK, SOFTMAX, TOKEN, Row, Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,11 +106,13 @@ def _lengths(rows: Sequence[Row]) -> list[int]:
 
 def _times(rows: Sequence[Row], slots: int) -> Table:
     names = _names(rows)
-    pairs = [
-        (reference, goals.LUNA)
-        for reference in ("softmax", "textbook", "direct")
-        if reference in names and goals.LUNA in names
-    ]
+    pairs = _pairs(
+        names,
+        {
+            goals.LUNA: ("softmax", "textbook", "direct"),
+            goals.CAUSAL_LUNA: ("official", "causal_softmax"),
+        },
+    )
     lines = []
     for length in _lengths(rows):
         line = [str(length)]
@@ -128,6 +130,18 @@ def _times(rows: Sequence[Row], slots: int) -> Table:
         ["n", *names, *(f"{a} / {b}" for a, b in pairs)],
         lines,
     )
+
+
+def _pairs(
+    names: Sequence[str], rivals: Mapping[str, Sequence[str]]
+) -> list[tuple[str, str]]:
+    """Pairs (rival, Luna) of which both were measured."""
+    return [
+        (rival, luna)
+        for luna, all_rivals in rivals.items()
+        for rival in all_rivals
+        if luna in names and rival in names
+    ]
 
 
 def _milliseconds(row: Row) -> str:
@@ -153,7 +167,13 @@ def _why(rows: Sequence[Row], name: str, length: int, slots: int) -> str:
 
 def _memory(rows: Sequence[Row], slots: int) -> Table:
     names = _names(rows)
-    both = "softmax" in names and goals.LUNA in names
+    pairs = _pairs(
+        names,
+        {
+            goals.LUNA: ("softmax",),
+            goals.CAUSAL_LUNA: ("official", "causal_softmax"),
+        },
+    )
     lines = []
     for length in _lengths(rows):
         line = [str(length)]
@@ -164,13 +184,11 @@ def _memory(rows: Sequence[Row], slots: int) -> Table:
                 if size
                 else _why(rows, name, length, slots)
             )
-        if both:
-            softmax, luna = sizes["softmax"], sizes[goals.LUNA]
-            line.append(f"{softmax / luna:.1f}" if softmax and luna else "")
+        for rival, name in pairs:
+            more, less = sizes[rival], sizes[name]
+            line.append(f"{more / less:.1f}" if more and less else "")
         lines.append(line)
-    columns = ["n", *names]
-    if both:
-        columns.append(f"softmax / {goals.LUNA}")
+    columns = ["n", *names, *(f"{a} / {b}" for a, b in pairs)]
     return Table(
         f"Extra memory per step at l={slots}, MiB: peak above inputs and "
         "weights, leanest mode",
@@ -182,7 +200,7 @@ def _memory(rows: Sequence[Row], slots: int) -> Table:
 def _exponents(rows: Sequence[Row]) -> Table:
     lines = []
     for name in _names(rows):
-        for slots in [0] if name == "softmax" else packed_lengths(rows):
+        for slots in [0] if name in SOFTMAX else packed_lengths(rows):
             line = [name, str(slots) if slots else "-"]
             for is_memory in (False, True):
                 points = goals.curve(rows, name, slots, is_memory)
@@ -270,10 +288,39 @@ def rule_table(
     )
 
 
+def token_table(rows: Sequence[Row]) -> Table:
+    """Time of one token and size of the cache before it, by position."""
+    columns = ["n"]
+    for name in TOKEN:
+        columns += [f"{name}, us", "cache, KiB"]
+    lines = []
+    for length in _lengths(rows):
+        line = [str(length)]
+        for name in TOKEN:
+            found = [
+                row
+                for row in rows
+                if (row.case.contender, row.case.length) == (name, length)
+            ]
+            for row in found:
+                if not row.samples:
+                    line += [row.status, ""]
+                    continue
+                values = timing.quartiles([1e6 * s for s in row.samples])
+                size = (row.cache_bytes or 0) / 2**10
+                line += [_quartiles(values, "{:.0f}"), f"{size:.1f}"]
+        lines.append(line)
+    return Table(
+        "Time per generated token after n tokens: median (quartiles)",
+        columns,
+        lines,
+    )
+
+
 def goal_table(verdicts: Sequence[goals.Verdict]) -> Table:
     """The goals with what was measured."""
     return Table(
-        "Goals (d=512, H=8, batch 2, 2 cores; Luna with contraction='auto')",
+        "Goals (d=512, H=8, batch 2, 2 cores; contraction='auto')",
         ["goal", "measured", ""],
         [[v.goal, v.figure, v.word] for v in verdicts],
     )

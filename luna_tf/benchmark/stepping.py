@@ -39,13 +39,17 @@ def make_step(
     Raises:
         ValueError: for a mode that the backend does not have.
     """
+    _check(mode)
+    make = {"tensorflow": _tensorflow, "jax": _jax}[keras.backend.backend()]
+    return make(loss, variables, inputs, mode)
+
+
+def _check(mode: str) -> None:
     if mode not in modes():
         raise ValueError(
             f"mode={mode} is not possible with {keras.backend.backend()}: "
             f"allowed is {', '.join(modes())}."
         )
-    make = {"tensorflow": _tensorflow, "jax": _jax}[keras.backend.backend()]
-    return make(loss, variables, inputs, mode)
 
 
 def _tensorflow(
@@ -89,6 +93,40 @@ def _jax(
         step = jax.jit(step)
     values = [variable.value for variable in variables]
     return lambda: jax.block_until_ready(step(values, *inputs))
+
+
+def make_forward(function: Loss, inputs: Sequence[Any], mode: str) -> Step:
+    """A function that runs another one once, without gradients.
+
+    Args:
+        function: takes the inputs.
+        inputs: tensors, or nested structures of them.
+        mode: key of `cases.MODES`.
+
+    Returns:
+        Function without arguments that comes back when all is computed.
+
+    Raises:
+        ValueError: for a mode that the backend does not have.
+    """
+    _check(mode)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        compiled = jax.jit(function) if mode == "xla" else function
+        return lambda: jax.block_until_ready(compiled(*inputs))
+    import tensorflow as tf
+
+    compiled = function
+    if mode != "eager":
+        compiled = tf.function(function, jit_compile=mode == "xla")
+
+    def run() -> Any:
+        results = compiled(*inputs)
+        tf.test.experimental.sync_devices()
+        return results
+
+    return run
 
 
 def device() -> str:

@@ -102,7 +102,7 @@ class LunaCausalAttention(NestedAttention):
         tie_key_value=True,
         dropout=0.0,
         use_bias=True,
-        chunk_size=128,
+        chunk_size=64,
         contraction="auto",
         kernel_initializer="glorot_uniform",
         bias_initializer="zeros",

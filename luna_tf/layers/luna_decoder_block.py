@@ -96,7 +96,7 @@ class LunaDecoderBlock(keras.layers.Layer):
         layer_norm_epsilon=1e-5,
         normalize_first=False,
         contraction="auto",
-        chunk_size=128,
+        chunk_size=64,
         kernel_initializer="glorot_uniform",
         bias_initializer="zeros",
         remat=False,

@@ -95,7 +95,7 @@ class LunaCausalLMBackbone(GenerativeBackbone):
         normalize_embeddings=False,
         share_embeddings=True,
         contraction="auto",
-        chunk_size=128,
+        chunk_size=64,
         remat=False,
         seed=None,
         dtype=None,

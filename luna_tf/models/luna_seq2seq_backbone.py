@@ -135,7 +135,7 @@ class LunaSeq2SeqBackbone(GenerativeBackbone):
         share_embeddings="all",
         attention="luna",
         contraction="auto",
-        chunk_size=128,
+        chunk_size=64,
         remat=False,
         seed=None,
         dtype=None,
@@ -161,7 +161,7 @@ class LunaSeq2SeqBackbone(GenerativeBackbone):
                 tie_key_value=(tie_key_value, True),
                 dynamic_packing=(dynamic_packing, True),
                 contraction=(contraction, "auto"),
-                chunk_size=(chunk_size, 128),
+                chunk_size=(chunk_size, 64),
             )
         num_decoder_layers = num_decoder_layers or num_layers
         num_decoder_heads = num_decoder_heads or num_heads

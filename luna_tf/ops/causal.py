@@ -18,7 +18,7 @@ import keras
 from keras import ops
 
 
-def causal_product(x, y, z, initial_state=None, chunk_size=128):
+def causal_product(x, y, z, initial_state=None, chunk_size=64):
     """Returns `x_t · (initial_state + Σ_{j<=t} y_j z_jᵀ)` for every `t`.
 
     Args:

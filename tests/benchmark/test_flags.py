@@ -2,14 +2,17 @@ import dataclasses
 
 import pytest
 from luna_tf.trainers import benchmark
-from luna_tf.trainers.benchmark_flags import AttentionFlags
+from luna_tf.trainers.benchmark_flags import AttentionFlags, CausalFlags
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "a command is missing. Allowed: attention."),
-        (["atention"], "unknown command 'atention'. Allowed: attention."),
+        ([], "a command is missing. Allowed: attention, causal."),
+        (
+            ["atention"],
+            "unknown command 'atention'. Allowed: attention, causal. Did you",
+        ),
         (["attention", "x"], "unexpected argument 'x'"),
         (["attention", "--length=3"], "Did you mean `lengths`?"),
         (["attention", "--lengths=8,-1"], "--lengths=8,-1 is not possible"),
@@ -37,8 +40,9 @@ def test_help_names_every_flag(capsys):
         benchmark.parse(["luna-benchmark", "--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    for field in dataclasses.fields(AttentionFlags):
-        assert field.name in text
+    for schema in AttentionFlags, CausalFlags:
+        for field in dataclasses.fields(schema):
+            assert field.name in text
     assert all(len(line) <= 80 for line in text.splitlines())
 
 

@@ -22,16 +22,23 @@ def run(*arguments):
 
 
 @pytest.mark.slow
-def test_quick_run_leaves_table_csv_and_figure(tmp_path):
+@pytest.mark.parametrize(
+    "command, aside",
+    [("attention", "cost_rule"), ("causal", "causal_tokens")],
+)
+def test_quick_run_leaves_table_csv_and_figure(command, aside, tmp_path):
     # Compilation would take most of the time; other tests have it.
     result = run(
-        "attention", "--quick", "--modes=eager", f"--output_dir={tmp_path}"
+        command, "--quick", "--modes=eager", f"--output_dir={tmp_path}"
     )
     assert result.returncode == 0, result.stderr
-    rows = read_csv(tmp_path / "attention.csv")
+    rows = read_csv(tmp_path / f"{command}.csv")
     assert {row.status for row in rows} == {"ok"}
     assert all(row.samples and row.extra_bytes is not None for row in rows)
-    assert (tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
-    assert "## Goals" in (tmp_path / "attention.md").read_text()
+    others = read_csv(tmp_path / f"{aside}.csv")
+    assert others and all(row.samples for row in others)
+    figure = (tmp_path / f"{command}.png").read_bytes()
+    assert figure.startswith(b"\x89PNG")
+    assert "## Goals" in (tmp_path / f"{command}.md").read_text()
     assert "Growth exponent" in result.stdout
     assert "ETA" in result.stderr

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from luna_tf.layers import _arguments, _masks
+from luna_tf.layers import _arguments, _causal_loop, _masks
 from luna_tf.layers._attention import NestedAttention, is_foldable
 from luna_tf.ops import (
     causal_product,
@@ -173,6 +173,12 @@ class LunaCausalAttention(NestedAttention):
         if dropout_seeds is None:
             dropout_seeds = self.draw_seeds(training)
         query = ops.cast(query, self.compute_dtype)
+        drops = any(seed is not None for seed in dropout_seeds)
+        if cache is None and not drops and training is not False:
+            slots = packed.shape[1]
+            if self._fits_the_loop(query, slots):
+                output = self._loop(query, packed, query_mask, packed_mask)
+                return _masks.set_mask(output, query_mask)
         state = cache
         if cache is None:
             state = {
@@ -266,37 +272,70 @@ class LunaCausalAttention(NestedAttention):
 
     def _pack_weights(self, query, pack_query, one_token):
         """Returns `e`, float32 `(B, T, H, L)`, before dropout and mask."""
-        slots = pack_query.shape[2]
-        order = "direct"
-        if not one_token:
-            order = self._order(
-                self.num_heads * self._head_dim,
-                self.num_heads,
-                slots,
-                2,
-                self._width,
-            )
+        absorbed = not one_token and self._is_absorbed(pack_query.shape[2])
         pack_query = ops.cast(pack_query, "float32")
-        if order == "absorbed" and is_foldable(self.pack_key):
+        if absorbed and is_foldable(self.pack_key):
             logits = self._absorbed_logits(query, pack_query)
         else:
             key = ops.cast(self.pack_key(query), "float32")
             logits = ops.einsum("bthk,bhlk->bthl", key, pack_query)
         return softplus_base2(logits)
 
+    def _is_absorbed(self, slots):
+        width = self.num_heads * self._head_dim
+        order = self._order(width, self.num_heads, slots, 2, self._width)
+        return order == "absorbed"
+
     def _absorbed_logits(self, query, pack_query):
-        kernel, bias = self._folded(self.pack_key)
-        kernel = ops.cast(kernel, "float32")
-        folded = ops.einsum("dhk,bhlk->bdhl", kernel, pack_query)
+        folded, bias = self._folded_pack_key(pack_query)
         batch, width, heads, slots = ops.shape(folded)
         folded = ops.reshape(folded, (batch, width, heads * slots))
         logits = ops.matmul(ops.cast(query, "float32"), folded)
         shape = (batch, ops.shape(query)[1], heads, slots)
         logits = ops.reshape(logits, shape)
+        return logits if bias is None else logits + bias[:, None]
+
+    def _folded_pack_key(self, pack_query):
+        """Returns `(B, D, H, L)` that gives logits, and `(B, H, L)` or None."""
+        kernel, bias = self._folded(self.pack_key)
+        kernel = ops.cast(kernel, "float32")
+        kernel = ops.einsum("dhk,bhlk->bdhl", kernel, pack_query)
         if bias is None:
-            return logits
+            return kernel, None
         bias = ops.cast(bias, "float32")
-        return logits + ops.einsum("hk,bhlk->bhl", bias, pack_query)[:, None]
+        return kernel, ops.einsum("hk,bhlk->bhl", bias, pack_query)
+
+    def _fits_the_loop(self, query, slots):
+        # Up to one block a loop would save nothing.
+        length = query.shape[1]
+        if length is None or length <= _causal_loop.BLOCK:
+            return False
+        layers = self.pack_key, *self._loop_layers()
+        return self._is_absorbed(slots) and all(map(is_foldable, layers))
+
+    def _loop_layers(self):
+        tied = self.tie_key_value
+        keys = [self.key_value] if tied else [self.key, self.value]
+        return [self.query, *keys, self.attention_output]
+
+    def _loop(self, query, packed, query_mask, packed_mask):
+        pack_query = ops.cast(self._pack_query(packed), "float32")
+        kept = query_mask
+        if kept is not None:
+            kept = ops.cast(kept, "float32")
+        return _causal_loop.attend(
+            query,
+            [
+                self._folded_pack_key(pack_query),
+                *map(self._folded, self._loop_layers()),
+            ],
+            self._head_dim,
+            _count(query, query_mask, None)[0][:, :, 0, 0],
+            kept,
+            packed_mask,
+            self.chunk_size,
+            _causal_loop.BLOCK,
+        )
 
     def _key_and_value(self, query):
         if self.tie_key_value:

@@ -44,9 +44,13 @@ class Predictor:
         self._body: Any = self._replica
         if jit_compile and self._replicas == 1:
             self._body = tf.function(
-                self._replica, jit_compile=True, autograph=False
+                self._replica,
+                jit_compile=True,
+                autograph=False,
             )
-        self._step = tf.function(self._run, autograph=False)
+        # One for each shape: a function that is traced again and again would
+        # warn of it.
+        self._steps: dict[str, Any] = {}
 
     def __call__(self, source: IndexedSource, batch_size: int) -> Any:
         """Runs over a source.
@@ -78,8 +82,11 @@ class Predictor:
             return dataset
 
         iterator = iter(self._strategy.distribute_datasets_from_function(make))
+        step = self._steps.setdefault(
+            repr(self._shapes), tf.function(self._run, autograph=False)
+        )
         steps = evaluation_steps(source, batch_size)
-        results = [self._step(iterator) for _ in range(steps)]
+        results = [step(iterator) for _ in range(steps)]
         return tf.nest.map_structure(
             lambda *parts: np.concatenate(parts)[: source.size],
             *(tf.nest.map_structure(np.asarray, r) for r in results),

@@ -25,7 +25,7 @@ def export_translator(
     """Writes a SavedModel that takes sentences and returns translations.
 
     It holds the vocabulary and the beam search, and needs TensorFlow and
-    tensorflow_text to run, neither luna_tf nor Keras. Its signature
+    tensorflow_text to run, neither luna_tf nor KerasHub. Its signature
     `serving_default` takes `text`, strings of shape `(batch,)`, and returns
     `translation`, strings `(batch,)`, and all hypotheses, best first:
     `hypotheses`, strings `(batch, beam_size)`, and `scores`, float32 of the

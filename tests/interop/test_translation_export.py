@@ -26,8 +26,8 @@ BATCHES = [
 ]
 PROGRAM = """
 import json, sys
-# TensorFlow imports Keras where it can.
-sys.modules["luna_tf"] = sys.modules["keras"] = None
+# tensorflow_text imports Keras by itself.
+sys.modules["luna_tf"] = sys.modules["keras_hub"] = None
 import tensorflow as tf
 import tensorflow_text
 serve = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]

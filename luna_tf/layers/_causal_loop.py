@@ -60,12 +60,11 @@ def attend(
         x = ops.pad(x, (*padding, (0, 0)))
         kept = ops.pad(kept, padding)
         counts = ops.pad(counts, padding, constant_values=1.0)
-    if packed_mask is not None:
-        packed_mask = packed_mask[:, None, None, None]
+    if packed_mask is None:
+        packed_mask = ops.ones((1, slots), "bool")
     loop = _Loop(
         (blocks, chunks, chunk),
         (batch, projections[1][0].shape[1], head_dim, slots),
-        (kept[..., None], counts[..., None], packed_mask),
     )
     (logits, logits_bias), *dense, (kernel, bias) = projections
     # Matrices: the first axis goes in, the last one comes out.
@@ -76,7 +75,10 @@ def attend(
         tensors.append(_bias(b, (tensors[-1].shape[1],), k.dtype))
     tensors.append(ops.reshape(kernel, (-1, width)))
     tensors.append(_bias(bias, (width,), kernel.dtype))
-    return ops.custom_gradient(loop.run)(x, *tensors)[:, :length]
+    # Arguments too, though they need no gradient: under rematerialization JAX
+    # forbids the gradient to read tensors from outside.
+    masks = kept[..., None], counts[..., None], ops.cast(packed_mask, "float32")
+    return ops.custom_gradient(loop.run)(x, *masks, *tensors)[:, :length]
 
 
 def _bias(bias, shape, dtype="float32"):
@@ -86,16 +88,16 @@ def _bias(bias, shape, dtype="float32"):
 
 
 class _Loop:
-    """The two loops, for `blocks`, `sizes` and `masks` of `attend`."""
+    """The two loops, for `blocks` and `sizes` of `attend`."""
 
-    def __init__(self, blocks, sizes, masks):
+    def __init__(self, blocks, sizes):
         self.blocks, self.chunks, self.chunk = blocks
         self.batch, self.heads, self.head_dim, self.slots = sizes
-        self.kept, self.counts, self.packed_mask = masks
         self.scale = self.head_dim**-0.5
 
-    def run(self, x, *tensors):
+    def run(self, x, kept, counts, packed_mask, *tensors):
         """Returns the output and the function that gives all gradients."""
+        masks = kept, counts, packed_mask
         kernel, bias = tensors[-2:]
         shape = (self.batch, self.heads, self.head_dim, self.slots)
         state = ops.zeros(shape, "float32")
@@ -104,14 +106,14 @@ class _Loop:
         def body(i, output, k_sums, v_sums, all_k_sums, all_v_sums):
             all_k_sums = _put(all_k_sums, k_sums[None], 0, i)
             all_v_sums = _put(all_v_sums, v_sums[None], 0, i)
-            block = self._block(i, x, tensors, k_sums, v_sums)
+            block = self._block(i, x, masks, tensors, k_sums, v_sums)
             y = ops.matmul(ops.cast(block["y"], x.dtype), kernel) + bias
             output = _put(output, y, 1, i * self._size)
             sums = block["k_sums"][1], block["v_sums"][1]
             return i + 1, output, *sums, all_k_sums, all_v_sums
 
         zero = ops.zeros((), "int32")
-        _, output, _, _, *states = ops.while_loop(
+        _, output, _, _, *all_sums = ops.while_loop(
             lambda i, *_: i < self.blocks,
             body,
             (zero, ops.zeros_like(x), state, state, states, states),
@@ -120,24 +122,27 @@ class _Loop:
 
         def gradient(*args, upstream=None):
             # PyTorch's name for it; elsewhere it is the only argument.
-            gradient = args[0] if upstream is None else upstream
-            return self._gradients(x, tensors, states, state, gradient)
+            dy = args[0] if upstream is None else upstream
+            dx, *gradients = self._gradients(
+                x, masks, tensors, all_sums, state, dy
+            )
+            return dx, *map(ops.zeros_like, masks), *gradients
 
         return output, gradient
 
-    def _gradients(self, x, tensors, states, zeros, upstream):
+    def _gradients(self, x, masks, tensors, all_sums, zeros, upstream):
         def body(i, dx, dk_sums, dv_sums, *totals):
-            sums = [s[i] for s in states]
-            block = self._block(i, x, tensors, *sums)
+            before = [s[i] for s in all_sums]
+            block = self._block(i, x, masks, tensors, *before)
             dy = self._piece(upstream, i)
             piece, sums, gradients = self._block_gradients(
                 block, tensors, dy, dk_sums, dv_sums
             )
-            totals = [
+            sums += tuple(
                 total + ops.cast(gradient, "float32")
                 for total, gradient in zip(totals, gradients, strict=True)
-            ]
-            return i - 1, _put(dx, piece, 1, i * self._size), *sums, *totals
+            )
+            return i - 1, _put(dx, piece, 1, i * self._size), *sums
 
         totals = [ops.zeros(ops.shape(t), "float32") for t in tensors]
         last = ops.zeros((), "int32") + (self.blocks - 1)
@@ -152,12 +157,14 @@ class _Loop:
             for total, t in zip(totals, tensors, strict=True)
         )
 
-    def _block(self, i, x, tensors, k_sums, v_sums):
+    def _block(self, i, x, masks, tensors, k_sums, v_sums):
         """One block up to the output projection, and all in between."""
         x = self._piece(x, i)
+        *counted, packed_mask = masks
+        packed_mask = packed_mask[:, None, None, None] > 0
         kept, count = (
-            ops.reshape(a, (-1, self.chunks, self.chunk, 1, 1))
-            for a in (self._piece(self.kept, i), self._piece(self.counts, i))
+            ops.reshape(self._piece(a, i), (-1, self.chunks, self.chunk, 1, 1))
+            for a in counted
         )
         logits = ops.matmul(ops.cast(x, "float32"), tensors[0]) + tensors[1]
         e = self._split(softplus_base2(logits)) * kept
@@ -173,7 +180,7 @@ class _Loop:
         qk = self._past(ops.einsum("bnchk,bnmhk->bnhcm", q, k))
         scores = ops.einsum("bnhcm,bnmhl->bnchl", qk, e)
         scores += ops.einsum("bnchk,bnhkl->bnchl", q, k_sums[0])
-        a = masked_softmax(scores / count, self.packed_mask)
+        a = masked_softmax(scores / count, packed_mask)
         ae = self._past(ops.einsum("bnchl,bnmhl->bnhcm", a, e))
         y = ops.einsum("bnhcm,bnmhk->bnchk", ae, v)
         y += ops.einsum("bnchl,bnhkl->bnchk", a, v_sums[0])

@@ -28,7 +28,9 @@ class LunaCausalAttention(NestedAttention):
 
     Time is linear in the length; what later tokens need of earlier ones are
     two sums of a size that does not depend on their number. The packed sequence
-    `p` is read and not updated.
+    `p` is read and not updated. Training without dropout on more
+    than 256 tokens goes block by block and computes projections again in the
+    backward pass, for less memory.
 
     Shapes use `B` batch, `T` query length, `L` packed length, `D` width, `H`
     `num_heads`, `K` `key_dim`.

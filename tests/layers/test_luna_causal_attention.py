@@ -16,7 +16,12 @@ from layers.luna_reference import (
     softmax,
 )
 
-from luna_tf.layers import LunaCausalAttention, _masks
+from luna_tf.layers import (
+    LunaCausalAttention,
+    _causal_loop,
+    _masks,
+    _remat,
+)
 
 ORDERS = pytest.mark.parametrize("contraction", ["direct", "absorbed"])
 TIED = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
@@ -469,3 +474,165 @@ def test_initial_cache_builds_the_layer():
     assert [w.shape for w in layer.weights] == [w.shape for w in other.weights]
     y, _ = layer(x, cache=cache)
     close(y, numpy(layer(x, p)), 2e-6)
+
+
+def with_gradients(layer, x, p, masks=(), jit=False):
+    """Output and all gradients, flat."""
+    rng = np.random.default_rng(1)
+    results = gradients.run(
+        lambda x, p: {"y": layer(x, p, *masks)},
+        layer.trainable_variables,
+        {"x": x, "p": p},
+        {"y": rng.standard_normal(x.shape, np.float32)},
+        jit,
+    )
+    return keras.tree.flatten(results)
+
+
+@pytest.fixture
+def loops(monkeypatch):
+    """Lets blocks have 3 tokens, and lists the calls that go by block."""
+    calls = []
+    original = _causal_loop.attend
+
+    def spy(*args):
+        calls.append(args)
+        return original(*args)
+
+    monkeypatch.setattr(_causal_loop, "attend", spy)
+    monkeypatch.setattr(_causal_loop, "BLOCK", 3)
+    return calls
+
+
+MASKS = {
+    "no mask": (),
+    "masks": (np.array(PADDED["interior"], bool), P_MASK),
+    "nothing kept": (right_padded([7, 0]), right_padded([0, 3], SLOTS)),
+}
+
+
+@TIED
+@pytest.mark.parametrize("options", [{}, {"use_bias": False, "key_dim": 3}])
+@pytest.mark.parametrize("masks", MASKS.values(), ids=MASKS)
+def test_blocks_change_neither_output_nor_gradients(
+    tied, options, masks, loops, monkeypatch
+):
+    layer = make("absorbed", tied, **options)
+    x, p = sequences()
+    # Three blocks, of which the last one is not full.
+    got = with_gradients(layer, x, p, masks)
+    assert len(loops) == 1
+    monkeypatch.setattr(_causal_loop, "BLOCK", LENGTH)
+    expected = with_gradients(layer, x, p, masks)
+    assert len(loops) == 1
+    for a, b in zip(got, expected, strict=True):
+        close(a, b)
+
+
+@pytest.mark.parametrize(("block", "chunk"), [(4, 2), (6, 2), (6, 4), (1, 3)])
+def test_blocks_of_several_chunks_change_nothing(
+    block, chunk, loops, monkeypatch
+):
+    layer = make("absorbed", chunk_size=chunk)
+    x, p = sequences(length=20)
+    monkeypatch.setattr(_causal_loop, "BLOCK", block)
+    got = with_gradients(layer, x, p, jit=True)
+    assert len(loops) == 1
+    monkeypatch.setattr(_causal_loop, "BLOCK", 20)
+    expected = with_gradients(layer, x, p, jit=True)
+    for a, b in zip(got, expected, strict=True):
+        close(a, b)
+
+
+def test_blocks_can_be_rematerialized(loops):
+    layer = make("absorbed")
+    x, p = sequences()
+    expected = with_gradients(layer, x, p, MASKS["masks"], jit=True)
+    del loops[:]
+    kept, slots = map(keras.ops.convert_to_tensor, MASKS["masks"])
+    got = gradients.run(
+        lambda x, p: {
+            "y": _remat.with_weights(
+                layer,
+                lambda x, p: layer(x, p, kept, slots),
+                [x, p],
+                {},
+                remat=True,
+            )
+        },
+        layer.trainable_variables,
+        {"x": x, "p": p},
+        {"y": np.random.default_rng(1).standard_normal(x.shape, np.float32)},
+        jit=True,
+    )
+    assert loops
+    for a, b in zip(keras.tree.flatten(got), expected, strict=True):
+        close(a, b)
+
+
+def test_blocks_in_bfloat16_keep_their_sums_in_float32(loops, monkeypatch):
+    layer = make("absorbed", dtype="mixed_bfloat16")
+    x, p = sequences(length=600)
+    got = with_gradients(layer, x, p, jit=True)
+    monkeypatch.setattr(_causal_loop, "BLOCK", 600)
+    exact = with_gradients(make("absorbed"), x, p, jit=True)
+    assert len(loops) == 1
+    # Sums kept in bfloat16 stand still once they are 256 terms large.
+    for a, b in zip(got, exact, strict=True):
+        error = np.abs(array(a) - array(b)).max()
+        assert error < 0.03 * np.abs(array(b)).max()
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="compiles with TensorFlow"
+)
+@pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
+def test_blocks_take_every_batch(jit, loops):
+    import tensorflow as tf
+
+    layer = make("absorbed")
+    specs = [tf.TensorSpec([None, n, WIDTH]) for n in (LENGTH, SLOTS)]
+
+    @tf.function(jit_compile=jit, input_signature=specs)
+    def run(x, p):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, p)
+        return y, tape.gradient(y, x)
+
+    for batch in (1, 3):
+        x, p = sequences(batch)
+        y, dx = run(x, p)
+        close(y, formula(layer, x, p))
+        assert dx.shape == x.shape
+    assert len(loops) == 1
+
+
+def regularized():
+    return make("absorbed", activity_regularizer="l2")
+
+
+def quantized():
+    layer = make("absorbed")
+    layer.query.quantize("int8")
+    return layer
+
+
+BY_LENGTH = {
+    "short": lambda x, p: make("absorbed")(x[:, :3], p),
+    "direct": lambda x, p: make("direct")(x, p),
+    "inference": lambda x, p: make("absorbed")(x, p, training=False),
+    "dropout": lambda x, p: make("absorbed", dropout=0.1)(x, p, training=True),
+    "regularized": lambda x, p: regularized()(x, p),
+    "quantized": lambda x, p: quantized()(x, p),
+    "cache": lambda x, p: decode(make("absorbed"), x, p, []),
+}
+
+
+@pytest.mark.parametrize("name", BY_LENGTH)
+def test_what_blocks_cannot_do_goes_at_once(name, loops):
+    x, p = sequences()
+    BY_LENGTH[name](x, p)
+    assert not loops
+    make("absorbed", dropout=0.1)(x, p)
+    assert loops

@@ -121,6 +121,7 @@ CONFIGS = {
         padding_id=1,
         dynamic_packing=False,
         embeddings_initializer="ones",
+        token_embedding=keras.layers.Embedding(9, 8, name="shared"),
         seed=3,
         name="d",
         dtype="mixed_bfloat16",

@@ -391,8 +391,8 @@ def test_the_input_benchmark_counts_what_comes(monkeypatch):
     strategy = tf.distribute.get_strategy()
     batch = {"token_ids": tf.zeros([4, 2**18], tf.int32)}  # 4 MiB
 
-    def batches(source, first, last):
-        assert source == "source"
+    def batches(source, first, last, batch_size):
+        assert source == "source" and batch_size == 4
         while True:
             yield batch
 

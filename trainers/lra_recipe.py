@@ -9,6 +9,7 @@ import importlib.resources
 from luna_tf.training.recipes import RecipeError, setting
 
 from . import flags
+from .recipe_checks import check_recipe
 
 data = functools.partial(setting, group="Data")
 model = functools.partial(setting, group="Model")
@@ -166,28 +167,7 @@ class LRARecipe:
     )
 
     def __post_init__(self) -> None:
-        for name in ("num_heads", "num_pack_heads"):
-            heads = getattr(self, name)
-            if heads is not None and self.hidden_dim % heads:
-                raise RecipeError(
-                    f"{name}={heads} is not possible: allowed is a divisor of "
-                    f"hidden_dim={self.hidden_dim}."
-                )
-        if self.attention == "softmax" and self.initialization != "keras":
-            raise RecipeError(
-                f"initialization={self.initialization} is not possible with "
-                "attention=softmax: allowed is keras."
-            )
-        if self.warmup_steps > self.train_steps:
-            raise RecipeError(
-                f"warmup_steps={self.warmup_steps} is not possible: allowed "
-                f"is at most train_steps={self.train_steps}."
-            )
-        if self.schedule == "inverse_sqrt" and not self.warmup_steps:
-            raise RecipeError(
-                "warmup_steps=0 is not possible with schedule=inverse_sqrt: "
-                "allowed is 1 or more."
-            )
+        check_recipe(self)
         if self.max_length - self.min_length < 2:
             raise RecipeError(
                 f"max_length={self.max_length} is not possible: allowed is "

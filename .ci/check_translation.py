@@ -1,4 +1,4 @@
-"""Checks a run of luna-translate and calls its SavedModel without luna_tf and KerasHub.
+"""Checks a run of luna-translate; serves its model without luna_tf, KerasHub.
 
 Usage: python .ci/check_translation.py MODEL_DIR
 """

@@ -4,14 +4,14 @@ import keras
 from keras import ops
 
 from luna_tf.layers import _arguments, _masks, _remat
-from luna_tf.layers._dropout import draw, dropout
+from luna_tf.layers._block import TransformerBlock
+from luna_tf.layers._dropout import draw
 from luna_tf.layers.luna_attention import LunaAttention
 from luna_tf.layers.luna_causal_attention import LunaCausalAttention
-from luna_tf.ops import unused_zeros
 
 
 @keras.saving.register_keras_serializable(package="luna_tf")
-class LunaDecoderBlock(keras.layers.Layer):
+class LunaDecoderBlock(TransformerBlock):
     """Decoder block: causal attention, cross attention, feed-forward network.
 
     The causal attention reads the packed sequence; the cross attention packs
@@ -103,35 +103,28 @@ class LunaDecoderBlock(keras.layers.Layer):
         seed=None,
         **kwargs,
     ):
-        # Keras would cast the sums in the cache to the compute dtype.
-        super().__init__(**{"autocast": False, **kwargs})
-        if attention_dropout is None:
-            attention_dropout = dropout
-        _arguments.check_positive(intermediate_dim=intermediate_dim)
         if num_pack_heads is not None:
             _arguments.check_positive(num_pack_heads=num_pack_heads)
-        _arguments.check_rate(
+        super().__init__(
+            # Keras would cast the sums in the cache to the compute dtype.
+            {"autocast": False, **kwargs},
+            attention_dropout,
+            intermediate_dim=intermediate_dim,
+            num_heads=num_heads,
+            num_pack_heads=num_pack_heads or num_heads,
+            tie_key_value=tie_key_value,
             dropout=dropout,
-            attention_dropout=attention_dropout,
             activation_dropout=activation_dropout,
+            activation=activation,
+            layer_norm_epsilon=layer_norm_epsilon,
+            normalize_first=normalize_first,
+            contraction=contraction,
+            chunk_size=chunk_size,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            remat=remat,
+            seed=seed,
         )
-        self.supports_masking = True
-        self.intermediate_dim = intermediate_dim
-        self.num_heads = num_heads
-        self.num_pack_heads = num_pack_heads or num_heads
-        self.tie_key_value = tie_key_value
-        self.dropout = dropout
-        self.attention_dropout = attention_dropout
-        self.activation_dropout = activation_dropout
-        self.activation = keras.activations.get(activation)
-        self.layer_norm_epsilon = layer_norm_epsilon
-        self.normalize_first = normalize_first
-        self.contraction = contraction
-        self.chunk_size = chunk_size
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.remat = remat
-        self.seed = seed
         # Three seeds, or the three would drop in step.
         self.seed_generator = None
         if dropout or activation_dropout:
@@ -143,27 +136,8 @@ class LunaDecoderBlock(keras.layers.Layer):
             chunk_size=chunk_size,
             seed=seed,
             name="self_attention",
-            **self._attention_arguments(),
+            **self._luna_arguments(),
         )
-
-    def _attention_arguments(self):
-        return {
-            "tie_key_value": self.tie_key_value,
-            "dropout": self.attention_dropout,
-            "contraction": self.contraction,
-            "dtype": self.dtype_policy,
-            **self._initializers(),
-        }
-
-    def _initializers(self):
-        return {
-            "kernel_initializer": _arguments.clone_initializer(
-                self.kernel_initializer
-            ),
-            "bias_initializer": _arguments.clone_initializer(
-                self.bias_initializer
-            ),
-        }
 
     def build(
         self,
@@ -174,7 +148,6 @@ class LunaDecoderBlock(keras.layers.Layer):
         x_shape = decoder_sequence_shape
         self._check_shapes(x_shape, packed_shape, encoder_sequence_shape)
         self.has_cross_attention = encoder_sequence_shape is not None
-        self._width = x_shape[-1]
         self.self_attention.build(x_shape, packed_shape)
         norms = {"self_attention": x_shape, "feedforward": x_shape}
         if self.has_cross_attention:
@@ -183,37 +156,14 @@ class LunaDecoderBlock(keras.layers.Layer):
                 num_pack_heads=self.num_pack_heads,
                 seed=None if self.seed is None else self.seed + 2,
                 name="cross_attention",
-                **self._attention_arguments(),
+                **self._luna_arguments(),
             )
             self.cross_attention.build(
                 x_shape, packed_shape, encoder_sequence_shape
             )
             norms |= {"cross_attention": x_shape, "packed": packed_shape}
-        for name, shape in norms.items():
-            name = f"{name}_layer_norm"
-            setattr(self, name, self._layer_norm(name, shape))
-        self.feedforward_intermediate_dense = self._dense(
-            "feedforward_intermediate_dense", x_shape, self.intermediate_dim
-        )
-        self.feedforward_output_dense = self._dense(
-            "feedforward_output_dense",
-            (*x_shape[:-1], self.intermediate_dim),
-            self._width,
-        )
-
-    def _layer_norm(self, name, shape):
-        layer = keras.layers.LayerNormalization(
-            epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name
-        )
-        layer.build(shape)
-        return layer
-
-    def _dense(self, name, shape, units):
-        layer = keras.layers.Dense(
-            units, dtype=self.dtype_policy, name=name, **self._initializers()
-        )
-        layer.build(shape)
-        return layer
+        self._build_norms(**norms)
+        self._build_feedforward(x_shape)
 
     def call(
         self,
@@ -304,13 +254,7 @@ class LunaDecoderBlock(keras.layers.Layer):
         )
         x = self._after(norm, x, y, seeds["cross"])
         p = self._after(packed_norm, p, q, seeds["packed"])
-        x = self._feedforward(x, seeds)
-        if not self.normalize_first:
-            # Nobody reads the packed output of a model's last block. This
-            # gives its layer norm gradients of zero, and `fit` no warning.
-            unused = unused_zeros(packed_norm.gamma + packed_norm.beta)
-            x = x + ops.cast(unused, x.dtype)
-        return x, p
+        return self._with_packed_norm(self._feedforward(x, seeds)), p
 
     def _decode_cached(self, x, mask, cache, seeds):
         norm = self.self_attention_layer_norm
@@ -328,21 +272,6 @@ class LunaDecoderBlock(keras.layers.Layer):
             )
             x = self._after(norm, x, y, seeds["cross"])
         return self._feedforward(x, seeds), {**cache, "self_attention": state}
-
-    def _feedforward(self, x, seeds):
-        norm = self.feedforward_layer_norm
-        y = self.feedforward_intermediate_dense(self._before(norm, x))
-        y = self.activation(y)
-        y = dropout(y, self.activation_dropout, seeds["activation"])
-        y = self.feedforward_output_dense(y)
-        return self._after(norm, x, y, seeds["feedforward"])
-
-    def _before(self, norm, x):
-        return norm(x) if self.normalize_first else x
-
-    def _after(self, norm, x, y, seed):
-        x = x + dropout(y, self.dropout, seed)
-        return x if self.normalize_first else norm(x)
 
     def initial_cache(
         self,
@@ -504,31 +433,6 @@ class LunaDecoderBlock(keras.layers.Layer):
             )
         p = keras.KerasTensor(packed.shape, dtype=self.compute_dtype)
         return x, _masks.set_mask(p, masks[1])
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "intermediate_dim": self.intermediate_dim,
-            "num_heads": self.num_heads,
-            "num_pack_heads": self.num_pack_heads,
-            "tie_key_value": self.tie_key_value,
-            "dropout": self.dropout,
-            "attention_dropout": self.attention_dropout,
-            "activation_dropout": self.activation_dropout,
-            "activation": keras.activations.serialize(self.activation),
-            "layer_norm_epsilon": self.layer_norm_epsilon,
-            "normalize_first": self.normalize_first,
-            "contraction": self.contraction,
-            "chunk_size": self.chunk_size,
-            "kernel_initializer": keras.initializers.serialize(
-                self.kernel_initializer
-            ),
-            "bias_initializer": keras.initializers.serialize(
-                self.bias_initializer
-            ),
-            "remat": self.remat,
-            "seed": self.seed,
-        }
 
 
 def _keys(cache):

@@ -1,16 +1,15 @@
 """A Transformer encoder block whose attention is Luna attention."""
 
 import keras
-from keras import ops
 
 from luna_tf.layers import _arguments, _masks, _remat
-from luna_tf.layers._dropout import draw, dropout
+from luna_tf.layers._block import TransformerBlock
+from luna_tf.layers._dropout import draw
 from luna_tf.layers.luna_attention import LunaAttention
-from luna_tf.ops import unused_zeros
 
 
 @keras.saving.register_keras_serializable(package="luna_tf")
-class LunaTransformerBlock(keras.layers.Layer):
+class LunaTransformerBlock(TransformerBlock):
     """Encoder block: Luna attention, then a feed-forward network on the tokens.
 
     The packed sequence goes through attention, residual and layer norm, but
@@ -87,32 +86,24 @@ class LunaTransformerBlock(keras.layers.Layer):
         seed=None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        attention_dropout = (
-            dropout if attention_dropout is None else (attention_dropout)
-        )
-        _arguments.check_positive(intermediate_dim=intermediate_dim)
-        _arguments.check_rate(
+        super().__init__(
+            kwargs,
+            attention_dropout,
+            intermediate_dim=intermediate_dim,
+            num_heads=num_heads,
+            num_pack_heads=num_pack_heads or num_heads,
+            tie_key_value=tie_key_value,
             dropout=dropout,
-            attention_dropout=attention_dropout,
             activation_dropout=activation_dropout,
+            activation=activation,
+            layer_norm_epsilon=layer_norm_epsilon,
+            normalize_first=normalize_first,
+            contraction=contraction,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            remat=remat,
+            seed=seed,
         )
-        self.supports_masking = True
-        self.intermediate_dim = intermediate_dim
-        self.num_heads = num_heads
-        self.num_pack_heads = num_pack_heads or num_heads
-        self.tie_key_value = tie_key_value
-        self.dropout = dropout
-        self.attention_dropout = attention_dropout
-        self.activation_dropout = activation_dropout
-        self.activation = keras.activations.get(activation)
-        self.layer_norm_epsilon = layer_norm_epsilon
-        self.normalize_first = normalize_first
-        self.contraction = contraction
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.remat = remat
-        self.seed = seed
         # Another seed than the attention's, or both would drop in step.
         self.seed_generator = None
         if dropout or activation_dropout:
@@ -122,66 +113,21 @@ class LunaTransformerBlock(keras.layers.Layer):
         self.self_attention = LunaAttention(
             num_heads,
             num_pack_heads=num_pack_heads,
-            tie_key_value=tie_key_value,
-            dropout=attention_dropout,
-            contraction=contraction,
-            kernel_initializer=_arguments.clone_initializer(
-                self.kernel_initializer
-            ),
-            bias_initializer=_arguments.clone_initializer(
-                self.bias_initializer
-            ),
             seed=seed,
-            dtype=self.dtype_policy,
             name="self_attention",
+            **self._luna_arguments(),
         )
 
     def build(self, inputs_shape, packed_shape):
         _arguments.check_rank(3, inputs=inputs_shape, packed=packed_shape)
         _arguments.check_companions("inputs", inputs_shape, packed=packed_shape)
-        _arguments.check_rank(3, inputs=inputs_shape, packed=packed_shape)
         self.self_attention.build(inputs_shape, packed_shape)
-        self.self_attention_layer_norm = self._layer_norm(
-            "self_attention_layer_norm", inputs_shape
+        self._build_norms(
+            self_attention=inputs_shape,
+            packed=packed_shape,
+            feedforward=inputs_shape,
         )
-        self.packed_layer_norm = self._layer_norm(
-            "packed_layer_norm", packed_shape
-        )
-        self.feedforward_layer_norm = self._layer_norm(
-            "feedforward_layer_norm", inputs_shape
-        )
-        self.feedforward_intermediate_dense = self._dense(
-            "feedforward_intermediate_dense",
-            inputs_shape,
-            self.intermediate_dim,
-        )
-        self.feedforward_output_dense = self._dense(
-            "feedforward_output_dense",
-            (*inputs_shape[:-1], self.intermediate_dim),
-            inputs_shape[-1],
-        )
-
-    def _layer_norm(self, name, shape):
-        layer = keras.layers.LayerNormalization(
-            epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name
-        )
-        layer.build(shape)
-        return layer
-
-    def _dense(self, name, shape, units):
-        layer = keras.layers.Dense(
-            units,
-            kernel_initializer=_arguments.clone_initializer(
-                self.kernel_initializer
-            ),
-            bias_initializer=_arguments.clone_initializer(
-                self.bias_initializer
-            ),
-            dtype=self.dtype_policy,
-            name=name,
-        )
-        layer.build(shape)
-        return layer
+        self._build_feedforward(inputs_shape)
 
     def call(
         self,
@@ -237,39 +183,23 @@ class LunaTransformerBlock(keras.layers.Layer):
         return_attention_scores,
         training,
     ):
-        x, p = inputs, packed
-        if self.normalize_first:
-            x = self.self_attention_layer_norm(x)
-            p = self.packed_layer_norm(p)
+        norm, packed_norm = (
+            self.self_attention_layer_norm,
+            self.packed_layer_norm,
+        )
         x, p, *scores = self.self_attention(
-            x,
-            p,
+            self._before(norm, inputs),
+            self._before(packed_norm, packed),
             query_mask=padding_mask,
             packed_mask=packed_mask,
             return_attention_scores=return_attention_scores,
             training=training,
             dropout_seeds=seeds["attention"],
         )
-        x = inputs + dropout(x, self.dropout, seeds["tokens"])
-        p = packed + dropout(p, self.dropout, seeds["packed"])
-        if not self.normalize_first:
-            x = self.self_attention_layer_norm(x)
-            p = self.packed_layer_norm(p)
-        residual = x
-        if self.normalize_first:
-            x = self.feedforward_layer_norm(x)
-        x = self.activation(self.feedforward_intermediate_dense(x))
-        x = dropout(x, self.activation_dropout, seeds["activation"])
-        x = self.feedforward_output_dense(x)
-        x = residual + dropout(x, self.dropout, seeds["feedforward"])
-        if not self.normalize_first:
-            x = self.feedforward_layer_norm(x)
-            # Nobody reads the packed output of a model's last block. This
-            # gives its layer norm gradients of zero, and `fit` no warning.
-            norm = self.packed_layer_norm
-            unused = unused_zeros(norm.gamma + norm.beta)
-            x = x + ops.cast(unused, x.dtype)
-        return x, p, *scores
+        x = self._after(norm, inputs, x, seeds["tokens"])
+        p = self._after(packed_norm, packed, p, seeds["packed"])
+        x = self._feedforward(x, seeds)
+        return self._with_packed_norm(x), p, *scores
 
     def _checked_masks(self, inputs, packed, padding_mask, packed_mask):
         _arguments.check_rank(3, inputs=inputs, packed=packed)
@@ -293,35 +223,10 @@ class LunaTransformerBlock(keras.layers.Layer):
         training=None,
     ):
         masks = self._checked_masks(inputs, packed, padding_mask, packed_mask)
-        outputs = self.self_attention.compute_output_spec(
+        return self.self_attention.compute_output_spec(
             inputs,
             packed,
             query_mask=masks[0],
             packed_mask=masks[1],
             return_attention_scores=return_attention_scores,
         )
-        return outputs
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "intermediate_dim": self.intermediate_dim,
-            "num_heads": self.num_heads,
-            "num_pack_heads": self.num_pack_heads,
-            "tie_key_value": self.tie_key_value,
-            "dropout": self.dropout,
-            "attention_dropout": self.attention_dropout,
-            "activation_dropout": self.activation_dropout,
-            "activation": keras.activations.serialize(self.activation),
-            "layer_norm_epsilon": self.layer_norm_epsilon,
-            "normalize_first": self.normalize_first,
-            "contraction": self.contraction,
-            "kernel_initializer": keras.initializers.serialize(
-                self.kernel_initializer
-            ),
-            "bias_initializer": keras.initializers.serialize(
-                self.bias_initializer
-            ),
-            "remat": self.remat,
-            "seed": self.seed,
-        }

@@ -4,11 +4,12 @@ import keras
 from keras import ops
 
 from luna_tf.layers import _arguments, _masks, _remat
-from luna_tf.layers._dropout import draw, dropout
+from luna_tf.layers._block import TransformerBlock
+from luna_tf.layers._dropout import draw
 
 
 @keras.saving.register_keras_serializable(package="luna_tf")
-class SoftmaxTransformerBlock(keras.layers.Layer):
+class SoftmaxTransformerBlock(TransformerBlock):
     """Encoder block: softmax self attention, then a feed-forward network.
 
     `LunaTransformerBlock` with `keras.layers.MultiHeadAttention` in the place
@@ -73,32 +74,23 @@ class SoftmaxTransformerBlock(keras.layers.Layer):
         seed=None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        if attention_dropout is None:
-            attention_dropout = dropout
-        _arguments.check_positive(
-            intermediate_dim=intermediate_dim, num_heads=num_heads
-        )
-        _arguments.check_rate(
+        super().__init__(
+            kwargs,
+            attention_dropout,
+            intermediate_dim=intermediate_dim,
+            num_heads=num_heads,
             dropout=dropout,
-            attention_dropout=attention_dropout,
             activation_dropout=activation_dropout,
+            activation=activation,
+            layer_norm_epsilon=layer_norm_epsilon,
+            normalize_first=normalize_first,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            remat=remat,
+            seed=seed,
         )
-        self.supports_masking = True
-        self.intermediate_dim = intermediate_dim
-        self.num_heads = num_heads
-        self.dropout = dropout
-        self.attention_dropout = attention_dropout
-        self.activation_dropout = activation_dropout
-        self.activation = keras.activations.get(activation)
-        self.layer_norm_epsilon = layer_norm_epsilon
-        self.normalize_first = normalize_first
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.remat = remat
-        self.seed = seed
         self.seed_generator = None
-        if dropout or attention_dropout or activation_dropout:
+        if dropout or self.attention_dropout or activation_dropout:
             self.seed_generator = keras.random.SeedGenerator(seed)
 
     def build(self, inputs_shape):
@@ -115,45 +107,11 @@ class SoftmaxTransformerBlock(keras.layers.Layer):
             dropout=self.attention_dropout,
             seed=self.seed,
             name="self_attention",
-            **self._initializers(),
+            **self._dense_arguments(),
         )
         self.self_attention.build(inputs_shape, inputs_shape)
-        self.self_attention_layer_norm = self._layer_norm(
-            "self_attention_layer_norm", inputs_shape
-        )
-        self.feedforward_layer_norm = self._layer_norm(
-            "feedforward_layer_norm", inputs_shape
-        )
-        self.feedforward_intermediate_dense = keras.layers.Dense(
-            self.intermediate_dim,
-            name="feedforward_intermediate_dense",
-            **self._initializers(),
-        )
-        self.feedforward_intermediate_dense.build(inputs_shape)
-        self.feedforward_output_dense = keras.layers.Dense(
-            width, name="feedforward_output_dense", **self._initializers()
-        )
-        self.feedforward_output_dense.build(
-            (*inputs_shape[:-1], self.intermediate_dim)
-        )
-
-    def _initializers(self):
-        return {
-            "kernel_initializer": _arguments.clone_initializer(
-                self.kernel_initializer
-            ),
-            "bias_initializer": _arguments.clone_initializer(
-                self.bias_initializer
-            ),
-            "dtype": self.dtype_policy,
-        }
-
-    def _layer_norm(self, name, shape):
-        layer = keras.layers.LayerNormalization(
-            epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name
-        )
-        layer.build(shape)
-        return layer
+        self._build_norms(self_attention=inputs_shape, feedforward=inputs_shape)
+        self._build_feedforward(inputs_shape)
 
     def call(self, inputs, padding_mask=None, training=None):
         padding_mask = self._checked_mask(inputs, padding_mask)
@@ -188,12 +146,10 @@ class SoftmaxTransformerBlock(keras.layers.Layer):
         return _masks.set_mask(outputs, padding_mask)
 
     def _encode(self, inputs, padding_mask, seeds, training):
-        x = inputs
-        if self.normalize_first:
-            x = self.self_attention_layer_norm(x)
+        norm = self.self_attention_layer_norm
         # A copy has no Keras mask. Keras would make a `(B, T, T)` one of it,
         # and take it away from `inputs`, which others may use too.
-        x = ops.copy(x)
+        x = ops.copy(self._before(norm, inputs))
         x = self.self_attention(
             x,
             x,
@@ -202,19 +158,8 @@ class SoftmaxTransformerBlock(keras.layers.Layer):
             ),
             training=training,
         )
-        x = inputs + dropout(x, self.dropout, seeds["tokens"])
-        if not self.normalize_first:
-            x = self.self_attention_layer_norm(x)
-        residual = x
-        if self.normalize_first:
-            x = self.feedforward_layer_norm(x)
-        x = self.activation(self.feedforward_intermediate_dense(x))
-        x = dropout(x, self.activation_dropout, seeds["activation"])
-        x = self.feedforward_output_dense(x)
-        x = residual + dropout(x, self.dropout, seeds["feedforward"])
-        if not self.normalize_first:
-            x = self.feedforward_layer_norm(x)
-        return x
+        x = self._after(norm, inputs, x, seeds["tokens"])
+        return self._feedforward(x, seeds)
 
     def _checked_mask(self, inputs, padding_mask):
         _arguments.check_rank(3, inputs=inputs)
@@ -226,20 +171,3 @@ class SoftmaxTransformerBlock(keras.layers.Layer):
         mask = self._checked_mask(inputs, padding_mask)
         outputs = keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
         return _masks.set_mask(outputs, mask)
-
-    def get_config(self):
-        names = (
-            "intermediate_dim num_heads dropout attention_dropout "
-            "activation_dropout layer_norm_epsilon normalize_first remat seed"
-        )
-        return {
-            **super().get_config(),
-            **{name: getattr(self, name) for name in names.split()},
-            "activation": keras.activations.serialize(self.activation),
-            "kernel_initializer": keras.initializers.serialize(
-                self.kernel_initializer
-            ),
-            "bias_initializer": keras.initializers.serialize(
-                self.bias_initializer
-            ),
-        }

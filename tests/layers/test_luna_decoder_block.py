@@ -284,7 +284,7 @@ def test_each_rate_acts_in_training_only(name, cross):
 
 
 def test_every_dropout_has_its_own_seed(monkeypatch):
-    from luna_tf.layers import _attention, luna_decoder_block
+    from luna_tf.layers import _attention, _block
 
     used = []
 
@@ -293,7 +293,7 @@ def test_every_dropout_has_its_own_seed(monkeypatch):
         return x
 
     monkeypatch.setattr(_attention, "dropout", record)
-    monkeypatch.setattr(luna_decoder_block, "dropout", record)
+    monkeypatch.setattr(_block, "dropout", record)
     block = LunaDecoderBlock(6, 2, dropout=0.1, activation_dropout=0.1, seed=5)
     for _ in range(2):
         block(*inputs(), training=True)

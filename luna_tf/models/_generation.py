@@ -7,6 +7,66 @@ import keras_hub
 from keras import ops
 
 
+class CachedLanguageModel:
+    """What the two language models share; comes before the task class.
+
+    The model has a `backbone` with `token_embedding` and `decode`, and the
+    `sampler` of a KerasHub task.
+    """
+
+    backbone: Any
+    sampler: Any
+
+    def _logits(self, x):
+        x = ops.copy(x)  # without its Keras mask, which ends here
+        logits = self.backbone.token_embedding(x, reverse=True)
+        return ops.cast(logits, "float32")
+
+    def next_logits(self, token_ids, cache, index, padding_mask=None):
+        """Feeds the next tokens.
+
+        Args:
+            token_ids: integer tensor `(B, T)`, `T` static.
+            cache: from `initial_cache` or an earlier call.
+            index: int or integer scalar tensor, position of the first token.
+            padding_mask: `(B, T)`, nonzero = keep. With Luna attention, other
+                tokens leave no trace in the cache.
+
+        Returns:
+            Logits `(B, T, vocabulary_size)`, float32, and the new cache.
+
+        Raises:
+            ValueError: if the cache is not of this model.
+        """
+        x, cache = self.backbone.decode(token_ids, cache, index, padding_mask)
+        return self._logits(x), cache
+
+    def get_compile_config(self):
+        """Adds the sampler to what Keras saves of `compile`."""
+        config: Any = super().get_compile_config()  # type: ignore[misc]
+        if not config:
+            return config
+        optimizer: Any = self.optimizer  # type: ignore[attr-defined]
+        return {
+            **config,
+            "sampler": keras_hub.samplers.serialize(self.sampler),
+            "optimizer_is_built": bool(optimizer and optimizer.built),
+        }
+
+    def compile_from_config(self: Any, config):
+        """Compiles as `get_compile_config` has it.
+
+        Keras does so only for models that do not override `compile`.
+        """
+        config = dict(config)
+        sampler = keras_hub.samplers.deserialize(config.pop("sampler"))
+        optimizer_is_built = config.pop("optimizer_is_built")
+        arguments = keras.saving.deserialize_keras_object(config)
+        self.compile(sampler=sampler, **arguments)
+        if optimizer_is_built:  # its state follows
+            self.optimizer.build(self.trainable_variables)
+
+
 def continue_prompts(
     model: Any,
     cache: Any,
@@ -57,36 +117,6 @@ def continue_prompts(
     # The end itself belongs to its row.
     ended_before = ops.cumsum(ends, axis=-1) - ends
     return token_ids, ops.equal(ended_before, 0)
-
-
-def compile_config(model: Any, config: Any) -> Any:
-    """Adds the sampler to what Keras saves of `compile`.
-
-    Args:
-        model: task with `sampler`.
-        config: dict, what `get_compile_config` of the base class returns.
-    """
-    if not config:
-        return config
-    return {
-        **config,
-        "sampler": keras_hub.samplers.serialize(model.sampler),
-        "optimizer_is_built": bool(model.optimizer and model.optimizer.built),
-    }
-
-
-def compile_from_config(model: Any, config: dict[str, Any]) -> None:
-    """Compiles a model as `compile_config` has it.
-
-    Keras does so only for models that do not override `compile`.
-    """
-    config = dict(config)
-    sampler = keras_hub.samplers.deserialize(config.pop("sampler"))
-    optimizer_is_built = config.pop("optimizer_is_built")
-    arguments = keras.saving.deserialize_keras_object(config)
-    model.compile(sampler=sampler, **arguments)
-    if optimizer_is_built:  # its state follows
-        model.optimizer.build(model.trainable_variables)
 
 
 def check_vocabulary(backbone: Any, preprocessor: Any) -> None:

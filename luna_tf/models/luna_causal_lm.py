@@ -5,10 +5,9 @@ import keras_hub
 from keras import ops
 
 from luna_tf.models._generation import (
+    CachedLanguageModel,
     check_positions,
     check_vocabulary,
-    compile_config,
-    compile_from_config,
     continue_prompts,
 )
 from luna_tf.models.luna_causal_lm_backbone import LunaCausalLMBackbone
@@ -16,7 +15,7 @@ from luna_tf.models.luna_causal_lm_preprocessor import LunaCausalLMPreprocessor
 
 
 @keras.saving.register_keras_serializable(package="luna_tf")
-class LunaCausalLM(keras_hub.models.CausalLM):
+class LunaCausalLM(CachedLanguageModel, keras_hub.models.CausalLM):
     """`LunaCausalLMBackbone` with an output projection, for text.
 
     With a preprocessor, `fit` takes strings and `generate` gives strings, as
@@ -62,11 +61,6 @@ class LunaCausalLM(keras_hub.models.CausalLM):
         outputs = self._logits(backbone(backbone.input))
         super().__init__(inputs=backbone.input, outputs=outputs, **kwargs)
 
-    def _logits(self, x):
-        x = ops.copy(x)  # without its Keras mask, which ends here
-        logits = self.backbone.token_embedding(x, reverse=True)
-        return ops.cast(logits, "float32")
-
     def initial_cache(self, batch_size, max_length):
         """Prepares decoding.
 
@@ -82,31 +76,6 @@ class LunaCausalLM(keras_hub.models.CausalLM):
             ValueError: if learned positions end before `max_length`.
         """
         return self.backbone.initial_cache(batch_size, max_length)
-
-    def next_logits(self, token_ids, cache, index, padding_mask=None):
-        """Feeds the next tokens.
-
-        Args:
-            token_ids: integer tensor `(B, T)`, `T` static.
-            cache: from `initial_cache` or an earlier call.
-            index: int or integer scalar tensor, position of the first token.
-            padding_mask: `(B, T)`, nonzero = keep. Other tokens leave no trace
-                in the cache.
-
-        Returns:
-            Logits `(B, T, vocabulary_size)`, float32, and the new cache.
-
-        Raises:
-            ValueError: if the cache is not of this model.
-        """
-        x, cache = self.backbone.decode(token_ids, cache, index, padding_mask)
-        return self._logits(x), cache
-
-    def get_compile_config(self):
-        return compile_config(self, super().get_compile_config())
-
-    def compile_from_config(self, config):
-        compile_from_config(self, config)
 
     def generate_step(self, inputs, stop_token_ids=None):
         """Generates for one batch of token ids; see `generate`.

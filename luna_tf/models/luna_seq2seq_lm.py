@@ -5,10 +5,9 @@ import keras_hub
 from keras import ops
 
 from luna_tf.models._generation import (
+    CachedLanguageModel,
     check_positions,
     check_vocabulary,
-    compile_config,
-    compile_from_config,
     continue_prompts,
 )
 from luna_tf.models.luna_seq2seq_backbone import LunaSeq2SeqBackbone
@@ -18,7 +17,7 @@ from luna_tf.models.luna_seq2seq_lm_preprocessor import (
 
 
 @keras.saving.register_keras_serializable(package="luna_tf")
-class LunaSeq2SeqLM(keras_hub.models.Seq2SeqLM):
+class LunaSeq2SeqLM(CachedLanguageModel, keras_hub.models.Seq2SeqLM):
     """`LunaSeq2SeqBackbone` with an output projection, for text to text.
 
     With a preprocessor, `fit` takes strings and `generate` gives strings, as
@@ -72,11 +71,6 @@ class LunaSeq2SeqLM(keras_hub.models.Seq2SeqLM):
             inputs=backbone.input, outputs=self._logits(x), **kwargs
         )
 
-    def _logits(self, x):
-        x = ops.copy(x)  # without its Keras mask, which ends here
-        logits = self.backbone.token_embedding(x, reverse=True)
-        return ops.cast(logits, "float32")
-
     def initial_cache(
         self, encoder_token_ids, encoder_padding_mask, max_length
     ):
@@ -99,31 +93,6 @@ class LunaSeq2SeqLM(keras_hub.models.Seq2SeqLM):
             ops.convert_to_tensor(encoder_padding_mask),
             max_length,
         )
-
-    def next_logits(self, token_ids, cache, index, padding_mask=None):
-        """Feeds the next target tokens.
-
-        Args:
-            token_ids: integer tensor `(B, T)`, `T` static.
-            cache: from `initial_cache` or an earlier call.
-            index: int or integer scalar tensor, position of the first token.
-            padding_mask: `(B, T)`, nonzero = keep. With Luna attention, other
-                tokens leave no trace in the cache.
-
-        Returns:
-            Logits `(B, T, vocabulary_size)`, float32, and the new cache.
-
-        Raises:
-            ValueError: if the cache is not of this model.
-        """
-        x, cache = self.backbone.decode(token_ids, cache, index, padding_mask)
-        return self._logits(x), cache
-
-    def get_compile_config(self):
-        return compile_config(self, super().get_compile_config())
-
-    def compile_from_config(self, config):
-        compile_from_config(self, config)
 
     def generate_step(self, inputs, stop_token_ids=None):
         """Generates for one batch of token ids; see `generate`.

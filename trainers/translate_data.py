@@ -147,6 +147,7 @@ def load_vocabulary(
             recipe.vocabulary_size,
             may_train=not has_run,
             model_type=recipe.vocabulary_type,
+            character_coverage=recipe.character_coverage,
         )
     except (OSError, ValueError) as error:
         raise RecipeError(str(error)) from error

@@ -73,6 +73,13 @@ class TranslateRecipe:
         default="unigram",
         choices=("unigram", "bpe"),
     )
+    character_coverage: float = data(
+        "Share of the characters that get ids of their own; the rest is spelt "
+        "in bytes. 0.9995 for scripts with thousands of characters.",
+        default=1.0,
+        minimum=0.98,
+        maximum=1.0,
+    )
     max_length: int = data(
         "Longest sentence in subwords, its end included, a multiple of 8; "
         "longer ones are not trained on, and are cut when translated.",

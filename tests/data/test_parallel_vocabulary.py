@@ -123,6 +123,18 @@ def test_bad_arguments(arguments, message):
         train_vocabulary(*arguments)
 
 
+def test_rare_characters_may_be_spelt_in_bytes(sentences):
+    """Their ids are then left to longer subwords."""
+    rare = [chr(0x4E00 + i) for i in range(300)]
+    with pytest.raises(VocabularyError, match="lower character_coverage"):
+        train_vocabulary([*sentences, *rare], SIZE)
+    proto = train_vocabulary(
+        [*sentences, *rare], SIZE, character_coverage=0.98
+    )
+    vocabulary = Vocabulary(proto)
+    assert vocabulary.decode([vocabulary.encode(["水"])[0]]) == ["水"]
+
+
 class TestProto:
     def test_of_something_else_is_refused(self):
         with pytest.raises(VocabularyError, match="not a SentencePiece model"):

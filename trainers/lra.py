@@ -15,7 +15,7 @@ from absl import app
 from luna_tf.training import files, recipes
 from luna_tf.training.recipes import RecipeError
 
-from . import flags, lra_report, session
+from . import flags, lra_report, optimization, session
 from .lra_recipe import GENERATOR_FIELDS, PROGRAM, LRARecipe
 
 if TYPE_CHECKING:
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
     from luna_tf.data.lra.listops import Split
     from luna_tf.training.loop import Loop
+    from luna_tf.training.records import TrainingResult
     from luna_tf.training.sources import IndexedSource
     from luna_tf.training.strategy import Placement
-    from luna_tf.training.trainer import Trainer, TrainingResult
+    from luna_tf.training.trainer import Trainer
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -337,41 +338,16 @@ def make_loop(
     Returns:
         A loop whose model has its initial weights.
     """
-    import keras
-
     from luna_tf.data.lra import listops
-    from luna_tf.training.loop import Loop
     from luna_tf.training.tasks import Classification
 
-    with strategy.scope():
-        keras.utils.set_random_seed(recipe.seed)
-        network = make_model(recipe, precision)
-        optimizer = _make_optimizer(recipe, precision)
-    return Loop(
-        Classification(network, listops.PAD_ID),
-        optimizer,
+    return optimization.make_loop(
+        recipe,
         strategy,
-        recipe.accumulation_steps,
-        recipe.jit_compile,
+        precision,
+        make_model,
+        lambda network: Classification(network, listops.PAD_ID),
     )
-
-
-def _make_optimizer(
-    recipe: LRARecipe, precision: str
-) -> keras.optimizers.Optimizer:
-    from luna_tf.training import schedules
-
-    if recipe.schedule == "cosine":
-        schedule = schedules.CosineWithWarmup(
-            recipe.learning_rate, recipe.train_steps, recipe.warmup_steps
-        )
-    else:
-        schedule = schedules.InverseSquareRoot(
-            recipe.learning_rate,
-            recipe.warmup_steps,
-            recipe.initial_learning_rate,
-        )
-    return session.make_adamw(recipe, schedule, precision)
 
 
 def _train(

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import keras
 
     from luna_tf.data.lra.listops import Split
-    from luna_tf.training.trainer import Evaluation, TrainingResult
+    from luna_tf.training.records import Evaluation, TrainingResult
 
 # Everything a run writes next to its data, and what it is for.
 EVALUATION_FILES = {

@@ -18,18 +18,16 @@ from luna_tf.training.recipes import RecipeError
 from . import flags
 
 if TYPE_CHECKING:
-    import keras
-
     from luna_tf.training.checkpoints import Restored
-    from luna_tf.training.sources import IndexableSource, IndexedSource, Source
-    from luna_tf.training.strategy import Placement
-    from luna_tf.training.trainer import (
+    from luna_tf.training.records import (
         Evaluation,
         Schedule,
-        Trainer,
         TrainingLog,
         TrainingResult,
     )
+    from luna_tf.training.sources import IndexableSource, IndexedSource, Source
+    from luna_tf.training.strategy import Placement
+    from luna_tf.training.trainer import Trainer
 
 CHECKPOINTS = "checkpoints"
 BEST_WEIGHTS = "best.weights.h5"
@@ -75,8 +73,8 @@ def run_program(
         import tensorflow as tf
 
         from luna_tf.training.checkpoints import CheckpointError
+        from luna_tf.training.records import NonFiniteLossError, WorkerLostError
         from luna_tf.training.stopping import EXIT_WORKER_LOST
-        from luna_tf.training.trainer import NonFiniteLossError, WorkerLostError
 
         if isinstance(error, WorkerLostError):
             print(f"{name}: {error}", file=sys.stderr)
@@ -250,32 +248,6 @@ def precision_of(recipe: Any, placement: Placement) -> str:
     return placement.default_precision
 
 
-def make_adamw(
-    recipe: Any, schedule: Any, precision: str
-) -> keras.optimizers.Optimizer:
-    """The optimizer of a recipe.
-
-    Args:
-        recipe: has `weight_decay`, `beta_1`, `beta_2`, `epsilon` and
-            `clip_norm`.
-        schedule: of the learning rate.
-        precision: number format of the layers; float16 needs a scaled loss.
-    """
-    import keras
-
-    optimizer = keras.optimizers.AdamW(
-        schedule,
-        weight_decay=recipe.weight_decay,
-        beta_1=recipe.beta_1,
-        beta_2=recipe.beta_2,
-        epsilon=recipe.epsilon,
-        global_clipnorm=recipe.clip_norm or None,
-    )
-    if precision == "mixed_float16":
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    return optimizer
-
-
 def record(
     command: flags.Command, placement: Placement, precision: str
 ) -> None:
@@ -341,7 +313,7 @@ def train(
         NonFiniteLossError: with the batch written to the folder.
     """
     from luna_tf.training.progress import ProgressBar, RunLog
-    from luna_tf.training.trainer import NonFiniteLossError
+    from luna_tf.training.records import NonFiniteLossError
 
     folder, recipe = command.model_dir, command.recipe
     chief = placement.is_chief
@@ -421,7 +393,7 @@ def schedule(command: flags.Command) -> Schedule:
         RecipeError: intervals that do not fit each other.
     """
     flags.import_tensorflow()
-    from luna_tf.training.trainer import Schedule
+    from luna_tf.training.records import Schedule
 
     recipe, machine = command.recipe, command.machine
     try:

@@ -13,7 +13,7 @@ from absl import app
 from luna_tf.training import files, recipes
 from luna_tf.training.recipes import RecipeError
 
-from . import flags, session, tables, translate_report
+from . import flags, optimization, session, tables, translate_report
 from . import translate_data as data
 from .translate_recipe import PROGRAM, TranslateRecipe
 
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
     from luna_tf.data.parallel import Shape, Vocabulary
     from luna_tf.training.loop import Loop
+    from luna_tf.training.records import Evaluation, TrainingResult
     from luna_tf.training.sources import BucketedSource
     from luna_tf.training.strategy import Placement
-    from luna_tf.training.trainer import Evaluation, Trainer, TrainingResult
+    from luna_tf.training.trainer import Trainer
 
     from .translate_decoding import Translator
 
@@ -255,50 +256,16 @@ def make_loop(
     Returns:
         A loop whose model has its initial weights.
     """
-    import keras
-
     from luna_tf.data.parallel.vocabulary import PAD_ID
-    from luna_tf.training.loop import Loop
     from luna_tf.training.tasks import Translation
 
-    with strategy.scope():
-        keras.utils.set_random_seed(recipe.seed)
-        network = make_model(recipe, precision)
-        optimizer = _make_optimizer(recipe, precision)
-    return Loop(
-        Translation(network, recipe.label_smoothing, PAD_ID),
-        optimizer,
+    return optimization.make_loop(
+        recipe,
         strategy,
-        recipe.accumulation_steps,
-        recipe.jit_compile,
+        precision,
+        make_model,
+        lambda network: Translation(network, recipe.label_smoothing, PAD_ID),
     )
-
-
-def _make_optimizer(
-    recipe: TranslateRecipe, precision: str
-) -> keras.optimizers.Optimizer:
-    from luna_tf.training import schedules
-
-    schedule: Any
-    if recipe.schedule == "cosine":
-        schedule = schedules.CosineWithWarmup(
-            recipe.learning_rate, recipe.train_steps, recipe.warmup_steps
-        )
-    elif recipe.schedule == "milestone":
-        schedule = schedules.Milestones(
-            recipe.learning_rate,
-            recipe.milestone_steps(),
-            recipe.decay_factor,
-            recipe.warmup_steps,
-            recipe.initial_learning_rate,
-        )
-    else:
-        schedule = schedules.InverseSquareRoot(
-            recipe.learning_rate,
-            recipe.warmup_steps,
-            recipe.initial_learning_rate,
-        )
-    return session.make_adamw(recipe, schedule, precision)
 
 
 def batch_spec(shape: Shape, num_replicas: int = 1) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from . import session, tables
 if TYPE_CHECKING:
     import keras
 
-    from luna_tf.training.trainer import TrainingResult
+    from luna_tf.training.records import TrainingResult
 
     from .translate_decoding import Translated
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from .checkpoints import _UNREADABLE, CheckpointError, Checkpoints
+from .checkpoints import Checkpoints
 
 
 def last_steps(folder: str, count: int) -> list[int]:
@@ -36,7 +36,7 @@ def last_steps(folder: str, count: int) -> list[int]:
     """
     if count < 1:
         raise ValueError(f"count must be at least 1. Received: {count}")
-    checkpoints = _Reader(folder, {})
+    checkpoints = Checkpoints(folder, {})
     whole: list[int] = []
     for step in reversed(checkpoints.steps()):
         if len(whole) < count and not checkpoints.problem_of(step):
@@ -75,10 +75,10 @@ def average_checkpoints(
     before = _values(model)
     sums = [np.zeros(value.shape, np.float64) for value in before]
     last = before
-    checkpoints = _Reader(folder, {"model": model})
+    checkpoints = Checkpoints(folder, {"model": model})
     try:
         for step in sorted(steps):
-            checkpoints.read_step(step)
+            checkpoints.read(step)
             last = _values(model)
             for total, value in zip(sums, last, strict=True):
                 total += value.astype(np.float64)
@@ -96,33 +96,6 @@ def average_checkpoints(
             )
         ],
     )
-
-
-class _Reader(Checkpoints):
-    """Reads single checkpoints, where a run wants the newest one only."""
-
-    def problem_of(self, step: int) -> str | None:
-        """What keeps a checkpoint from being read, by its marker alone."""
-        try:
-            self._check(step)
-        except _UNREADABLE as error:
-            return str(error)
-        return None
-
-    def read_step(self, step: int) -> None:
-        """Reads the state of a step.
-
-        Raises:
-            CheckpointError: it cannot be read.
-        """
-        path = self._path(step)
-        try:
-            self._check(step)
-            self._read(path, None)
-        except _UNREADABLE as error:
-            raise CheckpointError(
-                f"{path} cannot be averaged: {error}"
-            ) from error
 
 
 def _values(model: keras.Model) -> list[np.ndarray]:

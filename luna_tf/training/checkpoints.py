@@ -204,6 +204,32 @@ class Checkpoints:
                 skipped.append(f"{self._path(step)}: {_first_line(error)}")
         return None
 
+    def problem_of(self, step: int) -> str | None:
+        """What keeps a checkpoint from being read, by its marker alone."""
+        try:
+            self._check(step)
+        except _UNREADABLE as error:
+            return _first_line(error)
+        return None
+
+    def read(self, step: int) -> None:
+        """Reads the state of one step, be it the newest or not.
+
+        Args:
+            step: whose checkpoint.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        path = self._path(step)
+        try:
+            self._check(step)
+            self._read(path, None)
+        except _UNREADABLE as error:
+            raise CheckpointError(
+                f"{path} cannot be read: {_first_line(error)}"
+            ) from error
+
     def _check(self, step: int) -> dict[str, Any]:
         """Reads a marker and compares it with what lies there."""
         path = self._path(step)

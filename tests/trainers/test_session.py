@@ -17,15 +17,15 @@ from luna_tf.trainers.machine import Machine
 from luna_tf.training import recipes
 from luna_tf.training.checkpoints import CheckpointError
 from luna_tf.training.recipes import RecipeError, setting
-from luna_tf.training.sources import IndexedSource
-from luna_tf.training.strategy import Placement, StrategyError
-from luna_tf.training.trainer import (
+from luna_tf.training.records import (
     NonFiniteLossError,
     Rates,
     TrainingLog,
     TrainingResult,
     WorkerLostError,
 )
+from luna_tf.training.sources import IndexedSource
+from luna_tf.training.strategy import Placement, StrategyError
 
 NAMES = {**session.TRAINING_FILES, "results.json": "results"}
 

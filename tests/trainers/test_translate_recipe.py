@@ -1,7 +1,7 @@
 """Recipes of the translation trainer: what they allow, and those shipped."""
 
 import pytest
-from luna_tf.trainers import translate
+from luna_tf.trainers import optimization, translate
 from luna_tf.trainers.machine import Machine
 from luna_tf.trainers.translate_recipe import PROGRAM, TranslateRecipe
 from translation_runs import call, read_recipe
@@ -137,7 +137,7 @@ def test_refuses_by_name(changed, message):
 )
 def test_schedules(changed, rates):
     recipe = read_recipe("quick", **changed)
-    optimizer = translate._make_optimizer(recipe, "float32")
+    optimizer = optimization.make_optimizer(recipe, "float32")
     for step, rate in rates.items():
         optimizer.iterations.assign(step)
         assert float(optimizer.learning_rate) == pytest.approx(rate, rel=0.05)

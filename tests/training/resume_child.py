@@ -18,9 +18,10 @@ import tensorflow as tf
 
 from luna_tf.training import checkpoints as checkpoints_module
 from luna_tf.training import files
+from luna_tf.training.records import Schedule, WorkerLostError
 from luna_tf.training.stopping import EXIT_PREEMPTED, EXIT_WORKER_LOST
 from luna_tf.training.strategy import choose_strategy
-from luna_tf.training.trainer import Schedule, Trainer, WorkerLostError
+from luna_tf.training.trainer import Trainer
 
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 

@@ -132,10 +132,10 @@ class TestError:
         content = bytearray(data.read_bytes())
         content[: len(content) // 2] = bytes(len(content) // 2)
         data.write_bytes(content)
-        self.check(folder, [2, 4], "step-00000004 cannot be averaged")
+        self.check(folder, [2, 4], "step-00000004 cannot be read")
 
     def test_of_another_model(self, folder):
-        self.check(folder, [2], "step-00000002 cannot be averaged", width=4)
+        self.check(folder, [2], "step-00000002 cannot be read", width=4)
 
     def test_of_no_steps(self, folder):
         with pytest.raises(ValueError, match="steps must name a checkpoint"):

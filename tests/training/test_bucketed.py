@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from luna_tf.training.checkpoints import CheckpointError
 from luna_tf.training.loop import Loop
+from luna_tf.training.records import NonFiniteLossError, Schedule
 from luna_tf.training.sources import (
     BlockOrder,
     BucketedSource,
@@ -22,7 +23,7 @@ from luna_tf.training.sources import (
     as_buckets,
 )
 from luna_tf.training.tasks import Scores, Translation
-from luna_tf.training.trainer import NonFiniteLossError, Schedule, Trainer
+from luna_tf.training.trainer import Trainer
 
 SIZES, ROWS = (30, 12, 7), (8, 4, 2)
 VOCABULARY = 9

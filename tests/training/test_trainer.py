@@ -9,14 +9,10 @@ import pytest
 import tensorflow as tf
 
 from luna_tf.training.loop import Loop
+from luna_tf.training.records import NonFiniteLossError, Schedule
 from luna_tf.training.sources import IndexedSource, StreamSource, step_indices
 from luna_tf.training.tasks import Classification
-from luna_tf.training.trainer import (
-    NonFiniteLossError,
-    Schedule,
-    Trainer,
-    check_batch_size,
-)
+from luna_tf.training.trainer import Trainer, check_batch_size
 
 VOCABULARY, CLASSES, LENGTH = 7, 3, 5
 

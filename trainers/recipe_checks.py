@@ -8,7 +8,7 @@ from luna_tf.training.recipes import RecipeError
 
 
 def check_recipe(recipe: Any) -> None:
-    """Refuses heads, initialisation and warm-up that cannot be.
+    """Refuses heads and warm-up that cannot be.
 
     Args:
         recipe: has the fields of a Luna model and of a schedule, by the names
@@ -24,11 +24,6 @@ def check_recipe(recipe: Any) -> None:
                 f"{name}={heads} is not possible: allowed is a divisor of "
                 f"hidden_dim={recipe.hidden_dim}."
             )
-    if recipe.attention == "softmax" and recipe.initialization != "keras":
-        raise RecipeError(
-            f"initialization={recipe.initialization} is not possible with "
-            "attention=softmax: allowed is keras."
-        )
     if recipe.warmup_steps > recipe.train_steps:
         raise RecipeError(
             f"warmup_steps={recipe.warmup_steps} is not possible: allowed "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -367,6 +368,43 @@ def _decoder_block(layer: LunaDecoderBlock) -> Iterator[Entry]:
     yield from _feedforward(layer)
 
 
+def _softmax_block(block: Any) -> Iterator[Entry]:
+    """fairseq's Transformer blocks, of the encoder and of the decoder.
+
+    KerasHub's decoder block keeps its layers to itself: weights are found by
+    their paths.
+    """
+    layers: dict[str, Any] = {}
+    for variable in block.weights:
+        *_, parent, name, kind = f"{variable.path}".split("/")
+        inner = name if parent == block.name else f"{parent}/{name}"
+        layer = layers.setdefault(inner, types.SimpleNamespace(bias=None))
+        setattr(layer, kind, variable)
+    for ours, theirs in (
+        ("self_attention", "self_attn"),
+        ("cross_attention", "encoder_attn"),
+    ):
+        if f"{ours}_layer_norm" not in layers:
+            continue
+        for name in ("query", "key", "value"):
+            yield from _linear(
+                f"{theirs}.{name[0]}_proj",
+                layers[f"{ours}/{name}"],
+                "attention_input",
+            )
+        output = layers[f"{ours}/attention_output"]
+        width = output.kernel.shape[-1]
+        yield from _linear(
+            f"{theirs}.out_proj", output, "attention_output", width
+        )
+        norm = layers[f"{ours}_layer_norm"]
+        yield from _layer_norm(f"{theirs}_layer_norm", norm)
+    yield from _layer_norm("final_layer_norm", layers["feedforward_layer_norm"])
+    for name, ours in (("fc1", "intermediate"), ("fc2", "output")):
+        dense = layers[f"feedforward_{ours}_dense"]
+        yield from _linear(name, dense, "dense")
+
+
 def _feedforward(layer: Any) -> Iterator[Entry]:
     yield from _layer_norm("final_layer_norm", layer.feedforward_layer_norm)
     yield from _linear("fc1", layer.feedforward_intermediate_dense, "dense")
@@ -403,7 +441,8 @@ def _positions(layer: LunaEmbedding) -> Iterator[Entry]:
 def _lra(model: LRAClassifier) -> Iterator[Entry]:
     yield from _below("encoder.encoder.", _embedding(model.embedding))
     for index, block in enumerate(model.blocks):
-        yield from _below(f"encoder.encoder.layers.{index}.", _block(block))
+        entries = _ENTRIES[type(block).__name__]
+        yield from _below(f"encoder.encoder.layers.{index}.", entries(block))
     *hidden, output = [layer for layer in model.head if layer.weights]
     for index, layer in enumerate(hidden):
         yield from _linear(f"classifier.{index}", layer, "dense")
@@ -429,16 +468,13 @@ def _token_tables(model: LunaSeq2SeqBackbone) -> Iterator[Entry]:
 
 
 def _seq2seq(model: LunaSeq2SeqBackbone) -> Iterator[Entry]:
-    if model.attention != "luna":
-        raise TypeError(
-            "`target` must have attention='luna': the official code has no "
-            f"other model. Got: {model.attention!r}"
-        )
     yield from _token_tables(model)
-    yield from _below(
-        "encoder.", _packed(model.encoder_embedding.packed_embedding)
-    )
-    sides = (
+    luna = model.attention == "luna"
+    if luna:
+        yield from _below(
+            "encoder.", _packed(model.encoder_embedding.packed_embedding)
+        )
+    for side, embedding, blocks, entries in (
         ("encoder", model.encoder_embedding, model.encoder_blocks, _block),
         (
             "decoder",
@@ -446,21 +482,25 @@ def _seq2seq(model: LunaSeq2SeqBackbone) -> Iterator[Entry]:
             model.decoder_blocks,
             _decoder_block,
         ),
-    )
-    for side, embedding, blocks, entries in sides:
+    ):
         yield from _below(f"{side}.", _positions(embedding))
         if embedding.normalize:
             yield from _layer_norm(
                 f"{side}.layernorm_embedding", embedding.layer_norm
             )
         for index, block in enumerate(blocks):
+            entries = entries if luna else _softmax_block
             yield from _below(f"{side}.layers.{index}.", entries(block))
-    if model.encoder_embedding.normalize:
+    if luna and model.encoder_embedding.normalize:
         norm = model.encoder_embedding.packed_layer_norm
         yield from _layer_norm(
             "encoder.layernorm_porjected_embedding", norm
         )  # sic
-    if model.normalize_first:
+    if model.normalize_first and not luna:
+        for side in ("encoder", "decoder"):
+            norm = getattr(model, f"{side}_layer_norm")
+            yield from _layer_norm(f"{side}.layer_norm", norm)
+    elif model.normalize_first:
         decoder_norm = model.decoder_layer_norm
         for name, norm in (
             ("encoder.layer_norm", model.encoder_layer_norm),
@@ -481,6 +521,7 @@ _ENTRIES: dict[str, Callable[[Any], Iterator[Entry]]] = {
     "LunaCausalAttention": _causal_attention,
     "LunaTransformerBlock": _block,
     "LunaDecoderBlock": _decoder_block,
+    "SoftmaxTransformerBlock": _softmax_block,
     "PackedEmbedding": _packed,
     "LunaEmbedding": _embedding,
     "LRAClassifier": _lra,

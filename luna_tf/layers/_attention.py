@@ -1,5 +1,6 @@
 """What the two attention layers share: projections, dropout, configuration."""
 
+import math
 from typing import Any
 
 import keras
@@ -7,6 +8,7 @@ from keras import ops
 
 from luna_tf.layers import _arguments
 from luna_tf.layers._dropout import draw, dropout
+from luna_tf.layers._initializers import MatrixInitializer
 from luna_tf.ops import choose_contraction
 
 CONTRACTIONS = ("auto", "direct", "absorbed")
@@ -70,8 +72,9 @@ class NestedAttention(keras.layers.Layer):
             equation,
             (None, *output),
             bias_axes=output_axes if self.use_bias else None,
-            kernel_initializer=_arguments.clone_initializer(
-                self.kernel_initializer
+            kernel_initializer=MatrixInitializer(
+                _arguments.clone_initializer(self.kernel_initializer),
+                math.prod(shape[2:]),
             ),
             bias_initializer=_arguments.clone_initializer(
                 self.bias_initializer

@@ -6,6 +6,7 @@ from keras import ops
 from luna_tf.layers import _arguments, _masks, _remat
 from luna_tf.layers._block import TransformerBlock
 from luna_tf.layers._dropout import draw
+from luna_tf.layers._initializers import MatrixInitializer
 
 
 @keras.saving.register_keras_serializable(package="luna_tf")
@@ -107,7 +108,12 @@ class SoftmaxTransformerBlock(TransformerBlock):
             dropout=self.attention_dropout,
             seed=self.seed,
             name="self_attention",
-            **self._dense_arguments(),
+            **{
+                **self._dense_arguments(),
+                "kernel_initializer": MatrixInitializer(
+                    _arguments.clone_initializer(self.kernel_initializer), width
+                ),
+            },
         )
         self.self_attention.build(inputs_shape, inputs_shape)
         self._build_norms(self_attention=inputs_shape, feedforward=inputs_shape)

@@ -13,6 +13,7 @@ from luna_tf.layers import (
     _masks,
 )
 from luna_tf.layers._arguments import check_choice, check_positive
+from luna_tf.layers._initializers import MatrixInitializer
 from luna_tf.layers.softmax_transformer_block import SoftmaxTransformerBlock
 from luna_tf.models import _softmax_decoding
 from luna_tf.models._backbone import (
@@ -250,7 +251,11 @@ class LunaSeq2SeqBackbone(GenerativeBackbone):
             }
             if not luna:
                 return keras_hub.layers.TransformerDecoder(
-                    **common, **arguments
+                    kernel_initializer=MatrixInitializer(
+                        "glorot_uniform", hidden_dim
+                    ),
+                    **common,
+                    **arguments,
                 )
             return LunaDecoderBlock(
                 num_pack_heads=num_decoder_pack_heads,

@@ -128,9 +128,7 @@ def test_rare_characters_may_be_spelt_in_bytes(sentences):
     rare = [chr(0x4E00 + i) for i in range(300)]
     with pytest.raises(VocabularyError, match="lower character_coverage"):
         train_vocabulary([*sentences, *rare], SIZE)
-    proto = train_vocabulary(
-        [*sentences, *rare], SIZE, character_coverage=0.98
-    )
+    proto = train_vocabulary([*sentences, *rare], SIZE, character_coverage=0.98)
     vocabulary = Vocabulary(proto)
     assert vocabulary.decode([vocabulary.encode(["水"])[0]]) == ["水"]
 

@@ -12,7 +12,8 @@ from luna_tf import (
 )
 from luna_tf.interop import fairseq
 from luna_tf.layers import LunaCausalAttention, LunaDecoderBlock
-from luna_tf.models import LRAClassifier
+from luna_tf.layers.softmax_transformer_block import SoftmaxTransformerBlock
+from luna_tf.models import LRAClassifier, LunaSeq2SeqBackbone
 
 X, P = np.ones((1, 5, 8), "float32"), np.ones((1, 3, 8), "float32")
 
@@ -51,6 +52,29 @@ def classifier(**kwargs):
     return LRAClassifier(11, 4, 9, 2, 2, 8, 12, 3, **kwargs)
 
 
+def softmax_block():
+    layer = SoftmaxTransformerBlock(12, 2)
+    layer.build(X.shape)
+    return layer
+
+
+def softmax_classifier():
+    return LRAClassifier(11, 4, 9, 2, 2, 8, 12, attention="softmax")
+
+
+def softmax_translator():
+    return LunaSeq2SeqBackbone(
+        vocabulary_size=11,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=8,
+        intermediate_dim=12,
+        attention="softmax",
+        normalize_first=True,
+        share_embeddings="none",
+    )
+
+
 def embedding():
     layer = LunaEmbedding(11, 8, 3, 9)
     layer.build((None, None))
@@ -80,6 +104,9 @@ TARGETS = pytest.mark.parametrize(
         packed,
         embedding,
         classifier,
+        softmax_block,
+        softmax_classifier,
+        softmax_translator,
     ],
 )
 
@@ -103,6 +130,49 @@ def test_state_dict_holds_every_weight(make):
     assert len(state) == len(floats)
     assert sum(a.size for a in state.values()) == sum(
         int(np.prod(w.shape)) for w in floats
+    )
+
+
+def test_the_baseline_has_the_names_of_a_transformer():
+    attention = [
+        f"{name}_proj.{kind}"
+        for name in ("q", "k", "v", "out")
+        for kind in ("weight", "bias")
+    ]
+    own, cross = (
+        [f"{module}.{name}" for name in attention]
+        for module in ("self_attn", "encoder_attn")
+    )
+    others = [
+        f"{name}.{kind}"
+        for name in ("self_attn_layer_norm", "fc1", "fc2", "final_layer_norm")
+        for kind in ("weight", "bias")
+    ]
+    norm = [f"encoder_attn_layer_norm.{kind}" for kind in ("weight", "bias")]
+    expected = {"encoder.embed_tokens.weight"}
+    for side, names in (
+        ("encoder", own + others),
+        ("decoder", own + cross + others + norm),
+    ):
+        expected |= {f"{side}.layers.{i}.{n}" for i in (0, 1) for n in names}
+        expected |= {f"{side}.layer_norm.{k}" for k in ("weight", "bias")}
+    target = softmax_translator()
+    state = fairseq.state_dict(target)
+    assert {n for n in state if not n.startswith("decoder.embed")} >= expected
+    extra = set(state) - expected
+    assert all("embed_tokens" in n or "output_proj" in n for n in extra), extra
+    # Queries come before keys, and the output is the transposed one.
+    block = target.decoder_blocks[1]
+    weights = {w.path.partition("/")[2]: w for w in block.weights}
+    key = weights["cross_attention/key/kernel"]
+    official = state["decoder.layers.1.encoder_attn.k_proj.weight"]
+    np.testing.assert_array_equal(
+        official, keras.ops.convert_to_numpy(key).reshape(8, 8).T
+    )
+    output = weights["self_attention/attention_output/kernel"]
+    official = state["decoder.layers.1.self_attn.out_proj.weight"]
+    np.testing.assert_array_equal(
+        official, keras.ops.convert_to_numpy(output).reshape(8, 8).T
     )
 
 

@@ -199,7 +199,6 @@ def test_json():
         (["--topology=v9:2x2"], "one of v2:AxB"),
         (["--batch_size=6"], "batch_size=6 is not possible with 4 devices"),
         (["--accumulation_steps=32"], "allowed is a multiple of 128"),
-        (["--attention=softmax", "--initialization=bert"], "allowed is keras"),
         (["--config=nothing"], "no recipe 'nothing'"),
         (["--search=width"], "batch|length|none"),
     ],

@@ -111,10 +111,6 @@ class TestModel:
             {"schedule": "milestone", "milestones": "20,10"},
             "milestones='20,10' .*rising",
         ),
-        (
-            {"attention": "softmax", "initialization": "fairseq"},
-            "initialization=fairseq .*attention=softmax",
-        ),
         ({"label_smoothing": 1.0}, "label_smoothing"),
         ({"beam_size": 0}, "beam_size"),
     ],

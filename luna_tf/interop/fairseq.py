@@ -489,8 +489,8 @@ def _seq2seq(model: LunaSeq2SeqBackbone) -> Iterator[Entry]:
                 f"{side}.layernorm_embedding", embedding.layer_norm
             )
         for index, block in enumerate(blocks):
-            entries = entries if luna else _softmax_block
-            yield from _below(f"{side}.layers.{index}.", entries(block))
+            of_block = entries(block) if luna else _softmax_block(block)
+            yield from _below(f"{side}.layers.{index}.", of_block)
     if luna and model.encoder_embedding.normalize:
         norm = model.encoder_embedding.packed_layer_norm
         yield from _layer_norm(

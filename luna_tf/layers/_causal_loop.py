@@ -28,9 +28,17 @@ BLOCK = 256
 
 
 def attend(
-    x, projections, head_dim, counts, kept, packed_mask, chunk_size, block
+    x,
+    projections,
+    head_dim,
+    counts,
+    kept,
+    packed_mask,
+    drops,
+    chunk_size,
+    block,
 ):
-    """Returns what `LunaCausalAttention` does without cache and dropout.
+    """Returns what `LunaCausalAttention` does without a cache.
 
     Args:
         x: `(B, T, D)`, in the dtype to compute in. `T` must be known.
@@ -42,6 +50,8 @@ def attend(
         counts: float32 `(B or 1, T)`, tokens up to each one.
         kept: float32 `(B or 1, T)`, 0 for padding, or None.
         packed_mask: bool `(B, L)`, or None.
+        drops: pair of float32 `(B, T, H, L)`, what dropout multiplies `e` and
+            `a` by, or None.
         chunk_size: int, most tokens of a chunk.
         block: int, tokens of a block, roughly.
 
@@ -55,9 +65,10 @@ def attend(
     chunk = -(-length // (blocks * chunks))
     if kept is None:
         kept = ops.ones((1, length), "float32")
+    drops = [ops.reshape(drop, (batch, length, -1)) for drop in drops or ()]
     padding = ((0, 0), (0, blocks * chunks * chunk - length))
     if padding[1][1]:
-        x = ops.pad(x, (*padding, (0, 0)))
+        x, *drops = (ops.pad(a, (*padding, (0, 0))) for a in (x, *drops))
         kept = ops.pad(kept, padding)
         counts = ops.pad(counts, padding, constant_values=1.0)
     if packed_mask is None:
@@ -65,6 +76,7 @@ def attend(
     loop = _Loop(
         (blocks, chunks, chunk),
         (batch, projections[1][0].shape[1], head_dim, slots),
+        3 + len(drops),
     )
     (logits, logits_bias), *dense, (kernel, bias) = projections
     # Matrices: the first axis goes in, the last one comes out.
@@ -77,7 +89,8 @@ def attend(
     tensors.append(_bias(bias, (width,), kernel.dtype))
     # Arguments too, though they need no gradient: under rematerialization JAX
     # forbids the gradient to read tensors from outside.
-    masks = kept[..., None], counts[..., None], ops.cast(packed_mask, "float32")
+    packed_mask = ops.cast(packed_mask, "float32")
+    masks = packed_mask, kept[..., None], counts[..., None], *drops
     return ops.custom_gradient(loop.run)(x, *masks, *tensors)[:, :length]
 
 
@@ -88,16 +101,17 @@ def _bias(bias, shape, dtype="float32"):
 
 
 class _Loop:
-    """The two loops, for `blocks` and `sizes` of `attend`."""
+    """The two loops, for `blocks`, `sizes` and number of masks of `attend`."""
 
-    def __init__(self, blocks, sizes):
+    def __init__(self, blocks, sizes, num_masks):
         self.blocks, self.chunks, self.chunk = blocks
         self.batch, self.heads, self.head_dim, self.slots = sizes
+        self.num_masks = num_masks
         self.scale = self.head_dim**-0.5
 
-    def run(self, x, kept, counts, packed_mask, *tensors):
+    def run(self, x, *tensors):
         """Returns the output and the function that gives all gradients."""
-        masks = kept, counts, packed_mask
+        masks, tensors = tensors[: self.num_masks], tensors[self.num_masks :]
         kernel, bias = tensors[-2:]
         shape = (self.batch, self.heads, self.head_dim, self.slots)
         state = ops.zeros(shape, "float32")
@@ -160,13 +174,16 @@ class _Loop:
     def _block(self, i, x, masks, tensors, k_sums, v_sums):
         """One block up to the output projection, and all in between."""
         x = self._piece(x, i)
-        *counted, packed_mask = masks
-        packed_mask = packed_mask[:, None, None, None] > 0
+        packed_mask = masks[0][:, None, None, None] > 0
         kept, count = (
             ops.reshape(self._piece(a, i), (-1, self.chunks, self.chunk, 1, 1))
-            for a in counted
+            for a in masks[1:3]
         )
+        drop_e = drop_a = 1.0
+        if masks[3:]:
+            drop_e, drop_a = (self._split(self._piece(a, i)) for a in masks[3:])
         logits = ops.matmul(ops.cast(x, "float32"), tensors[0]) + tensors[1]
+        kept = kept * drop_e
         e = self._split(softplus_base2(logits)) * kept
         q, k, *v = (
             self._split(ops.cast(ops.matmul(x, kernel) + bias, "float32"))
@@ -180,12 +197,14 @@ class _Loop:
         qk = self._past(ops.einsum("bnchk,bnmhk->bnhcm", q, k))
         scores = ops.einsum("bnhcm,bnmhl->bnchl", qk, e)
         scores += ops.einsum("bnchk,bnhkl->bnchl", q, k_sums[0])
-        a = masked_softmax(scores / count, packed_mask)
+        softmax = masked_softmax(scores / count, packed_mask)
+        a = softmax * drop_a
         ae = self._past(ops.einsum("bnchl,bnmhl->bnhcm", a, e))
         y = ops.einsum("bnhcm,bnmhk->bnchk", ae, v)
         y += ops.einsum("bnchl,bnhkl->bnchk", a, v_sums[0])
         return {
             **{"x": x, "kept": kept, "count": count, "logits": logits},
+            **{"softmax": softmax, "drop_a": drop_a},
             **{"e": e, "q": q, "k": k, "v": v, "qk": qk, "a": a, "ae": ae},
             **{"y": self._merge(y / count)},
             **{"k_sums": k_sums, "v_sums": v_sums},
@@ -213,7 +232,9 @@ class _Loop:
         dv = ops.einsum("bnhcm,bnchk->bnmhk", block["ae"], grad)
         dv += ops.einsum("bnchl,bnhkl->bnchk", e, dv_sums[0])
 
-        ds = a * (da - ops.sum(a * da, axis=-1, keepdims=True)) / count
+        da, softmax = da * block["drop_a"], block["softmax"]
+        ds = da - ops.sum(softmax * da, axis=-1, keepdims=True)
+        ds = softmax * ds / count
         dk_sums = _running(
             dk_sums, ops.einsum("bnchk,bnchl->bnhkl", q, ds), back=True
         )

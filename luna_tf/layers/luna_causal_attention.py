@@ -28,9 +28,9 @@ class LunaCausalAttention(NestedAttention):
 
     Time is linear in the length; what later tokens need of earlier ones are
     two sums of a size that does not depend on their number. The packed sequence
-    `p` is read and not updated. Training without dropout on more
-    than 256 tokens goes block by block and computes projections again in the
-    backward pass, for less memory.
+    `p` is read and not updated. Training on more than 256 tokens goes block
+    by block and computes projections again in the backward pass, for less
+    memory.
 
     Shapes use `B` batch, `T` query length, `L` packed length, `D` width, `H`
     `num_heads`, `K` `key_dim`.
@@ -175,11 +175,12 @@ class LunaCausalAttention(NestedAttention):
         if dropout_seeds is None:
             dropout_seeds = self.draw_seeds(training)
         query = ops.cast(query, self.compute_dtype)
-        drops = any(seed is not None for seed in dropout_seeds)
-        if cache is None and not drops and training is not False:
+        if cache is None and training is not False:
             slots = packed.shape[1]
             if self._fits_the_loop(query, slots):
-                output = self._loop(query, packed, query_mask, packed_mask)
+                output = self._loop(
+                    query, packed, query_mask, packed_mask, dropout_seeds
+                )
                 return _masks.set_mask(output, query_mask)
         state = cache
         if cache is None:
@@ -320,8 +321,15 @@ class LunaCausalAttention(NestedAttention):
         keys = [self.key_value] if tied else [self.key, self.value]
         return [self.query, *keys, self.attention_output]
 
-    def _loop(self, query, packed, query_mask, packed_mask):
+    def _loop(self, query, packed, query_mask, packed_mask, dropout_seeds):
         pack_query = ops.cast(self._pack_query(packed), "float32")
+        drops = None
+        if dropout_seeds[0] is not None:
+            batch, length = ops.shape(query)[:2]
+            ones = ops.ones(
+                (batch, length, self.num_heads, packed.shape[1]), "float32"
+            )
+            drops = [self._drop(seed)(ones) for seed in dropout_seeds]
         kept = query_mask
         if kept is not None:
             kept = ops.cast(kept, "float32")
@@ -335,6 +343,7 @@ class LunaCausalAttention(NestedAttention):
             _count(query, query_mask, None)[0][:, :, 0, 0],
             kept,
             packed_mask,
+            drops,
             self.chunk_size,
             _causal_loop.BLOCK,
         )

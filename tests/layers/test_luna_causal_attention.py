@@ -476,11 +476,11 @@ def test_initial_cache_builds_the_layer():
     close(y, numpy(layer(x, p)), 2e-6)
 
 
-def with_gradients(layer, x, p, masks=(), jit=False):
+def with_gradients(layer, x, p, masks=(), jit=False, **kwargs):
     """Output and all gradients, flat."""
     rng = np.random.default_rng(1)
     results = gradients.run(
-        lambda x, p: {"y": layer(x, p, *masks)},
+        lambda x, p: {"y": layer(x, p, *masks, **kwargs)},
         layer.trainable_variables,
         {"x": x, "p": p},
         {"y": rng.standard_normal(x.shape, np.float32)},
@@ -527,6 +527,26 @@ def test_blocks_change_neither_output_nor_gradients(
     assert len(loops) == 1
     for a, b in zip(got, expected, strict=True):
         close(a, b)
+
+
+@TIED
+@pytest.mark.parametrize("jit", [False, True])
+def test_blocks_drop_the_same(tied, jit, loops, monkeypatch):
+    layer = make("absorbed", tied, dropout=0.4)
+    x, p = sequences()
+    masks = MASKS["masks"]
+    seeds = keras.ops.convert_to_tensor([[3, 4], [5, 6]], "uint32")
+    options = {"jit": jit, "training": True, "dropout_seeds": tuple(seeds)}
+    got = with_gradients(layer, x, p, masks, **options)
+    assert len(loops) == 1
+    monkeypatch.setattr(_causal_loop, "BLOCK", LENGTH)
+    expected = with_gradients(layer, x, p, masks, **options)
+    assert len(loops) == 1
+    for a, b in zip(got, expected, strict=True):
+        close(a, b)
+    options["training"] = options["dropout_seeds"] = None
+    kept = with_gradients(layer, x, p, masks, **options)
+    assert np.abs(array(got[0]) - array(kept[0])).max() > 1e-3
 
 
 @pytest.mark.parametrize(("block", "chunk"), [(4, 2), (6, 2), (6, 4), (1, 3)])
@@ -622,7 +642,6 @@ BY_LENGTH = {
     "short": lambda x, p: make("absorbed")(x[:, :3], p),
     "direct": lambda x, p: make("direct")(x, p),
     "inference": lambda x, p: make("absorbed")(x, p, training=False),
-    "dropout": lambda x, p: make("absorbed", dropout=0.1)(x, p, training=True),
     "regularized": lambda x, p: regularized()(x, p),
     "quantized": lambda x, p: quantized()(x, p),
     "cache": lambda x, p: decode(make("absorbed"), x, p, []),
@@ -634,5 +653,5 @@ def test_what_blocks_cannot_do_goes_at_once(name, loops):
     x, p = sequences()
     BY_LENGTH[name](x, p)
     assert not loops
-    make("absorbed", dropout=0.1)(x, p)
+    make("absorbed")(x, p)
     assert loops

@@ -43,7 +43,8 @@ def beam_search(
 
         log p(tokens) / length ** length_penalty,
 
-    the rule of fairseq and of Wu et al., 2016, section 7, in its simple form.
+    fairseq's rule. (Wu et al., 2016, section 7, divide by
+    `((5 + length) / 6) ** length_penalty`.)
     A row is done when `beam_size` hypotheses are finished and none of those
     under way scores better at its present length; from then on its result is
     frozen, so that it does not depend on the other rows of the batch.

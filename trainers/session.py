@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 import textwrap
@@ -42,8 +43,9 @@ TRAINING_FILES = {
     BEST_WEIGHTS: "weights of the best validation",
     "model.keras": "the model with them, for keras.models.load_model",
 }
-# A recipe that may change when a run goes on: more of the same.
-_MAY_GROW = "train_steps"
+# What of a recipe may change when a run goes on: more of the same. None is
+# without a limit.
+_MAY_GROW = ("train_steps", "train_minutes")
 INPUT_BENCHMARK_SECONDS = 10.0
 
 
@@ -158,7 +160,7 @@ def open_folder(
     """Checks and prepares the folder of a run that trains.
 
     A folder that holds a run of the same recipe is gone on with. More
-    training steps are allowed, nothing else.
+    training steps or minutes are allowed, nothing else.
 
     Args:
         command: from `flags.parse`.
@@ -196,9 +198,12 @@ def open_folder(
     changed = recipes.differences(
         recipes.read_yaml(recipe, _NoFolder()), command.recipe
     )
-    before, now = changed.get(_MAY_GROW, (0, 0))
-    if before < now:
-        del changed[_MAY_GROW]
+    may_grow = [name for name in _MAY_GROW if hasattr(command.recipe, name)]
+    for name in may_grow:
+        limits = changed.get(name, (0, 0))
+        before, now = (math.inf if n is None else n for n in limits)
+        if before < now:
+            del changed[name]
     if changed:
         listed = ", ".join(
             f"{name} was {_yaml(old)}, now {_yaml(new)}"
@@ -206,7 +211,8 @@ def open_folder(
         )
         raise RecipeError(
             f"--model_dir={folder} holds a run with another recipe: {listed}. "
-            f"Only {_MAY_GROW} may grow when a run goes on. {choice}"
+            f"Only {' and '.join(may_grow)} may grow when a run goes on. "
+            f"{choice}"
         )
 
 
@@ -289,7 +295,7 @@ def train(
     draw: Callable[[dict[str, list[float]]], Any],
     measure: Callable[[], dict[str, float]] | None = None,
     minutes: float | None = None,
-    keep_checkpoints: int = 1,
+    keep_validated: int = 0,
 ) -> TrainingResult:
     """Trains with a progress bar, tables, TensorBoard and checkpoints.
 
@@ -303,7 +309,8 @@ def train(
         draw: given the history, returns a figure of the curves.
         measure: called at validations, gives further metrics by name.
         minutes: of training steps after which to stop, or None.
-        keep_checkpoints: keep so many, whatever the command says.
+        keep_validated: of the checkpoints at multiples of `eval_every`, keep
+            so many of the newest, however few the command keeps.
 
     Returns:
         What `Trainer.train` returns. The model holds the best weights unless
@@ -351,8 +358,10 @@ def train(
 
     checkpoints = trainer.make_checkpoints(
         files.join(folder, CHECKPOINTS),
-        max(command.machine.keep_checkpoints, keep_checkpoints),
+        command.machine.keep_checkpoints,
         placement.worker,
+        recipe.eval_every,
+        keep_validated,
     )
     try:
         result = trainer.train(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import time
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from absl import app
@@ -13,7 +12,15 @@ from absl import app
 from luna_tf.training import files, recipes
 from luna_tf.training.recipes import RecipeError
 
-from . import flags, optimization, session, tables, translate_report
+from . import (
+    flags,
+    optimization,
+    session,
+    tables,
+    translate_export,
+    translate_report,
+    translate_weights,
+)
 from . import translate_data as data
 from .translate_recipe import PROGRAM, TranslateRecipe
 
@@ -24,15 +31,13 @@ if TYPE_CHECKING:
 
     from luna_tf.data.parallel import Shape, Vocabulary
     from luna_tf.training.loop import Loop
-    from luna_tf.training.records import Evaluation, TrainingResult
+    from luna_tf.training.records import TrainingResult
     from luna_tf.training.sources import BucketedSource
     from luna_tf.training.strategy import Placement
     from luna_tf.training.trainer import Trainer
 
     from .translate_decoding import Translator
-
-
-_BEST = "of the best validation"
+    from .translate_weights import Weights
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -61,6 +66,7 @@ def run(command: flags.Command) -> int:
     """
     started = time.monotonic()
     recipe, folder, mode = command.recipe, command.model_dir, command.mode
+    positions = None  # as many as the recipe needs
     will_train = mode in ("train", "train_and_evaluate")
     session.schedule(command)
     placement = session.start(command)
@@ -69,20 +75,23 @@ def run(command: flags.Command) -> int:
         session.open_folder(command, translate_report.FILES, placement.is_chief)
     elif mode != "input_benchmark":
         session.check_trained(folder)
+        positions = translate_weights.num_positions(recipe, folder)
     print(f"# Recipe ({command.config})\n{recipes.to_yaml(recipe)}", flush=True)
     if mode == "export":
         vocabulary = data.read_vocabulary(recipe, folder)
-        network = make_model(recipe)
-        _load_weights(network, folder)
-        _export(network, recipe, vocabulary, folder)
+        network = make_model(recipe, num_positions=positions)
+        translate_weights.read(network, folder)
+        translate_export.export(network, recipe, vocabulary, folder)
         print("\n" + _files_text(folder))
         return 0
     pairs = data.load_pairs(recipe)
-    trainer = make_trainer(recipe, placement, command.machine.data_service)
+    trainer = make_trainer(
+        recipe, placement, command.machine.data_service, positions
+    )
     trained = None
     if mode == "evaluate":
         vocabulary = data.read_vocabulary(recipe, folder)
-        weights = _load_weights(trainer.loop.model, folder)
+        weights = translate_weights.read(trainer.loop.model, folder)
     else:
         # One worker learns the vocabulary, the others read it.
         if not placement.is_chief:
@@ -103,21 +112,36 @@ def run(command: flags.Command) -> int:
         if placement.is_chief:
             session.record(command, placement, precision)
             files.remove(files.join(folder, translate_report.MEAN_WEIGHTS))
+        validation, filled = data.make_source(
+            tokens["validation"],
+            data.validation_shapes(
+                recipe, shapes, tokens["validation"], placement.num_replicas
+            ),
+            "cut",
+        )
+        print(data.describe(filled, "validate on"))
         trained = _train(
-            trainer, command, placement, tokens, shapes, vocabulary
+            trainer,
+            command,
+            placement,
+            tokens,
+            shapes,
+            validation,
+            vocabulary,
         )
         if trained.stopped_by is not None:
             print(session.stopped_text(trained, folder))
             return session.stopped_status(trained)
-        validation = _source(tokens["validation"], shapes, "cut")
-        weights = _average(trainer, command, placement, validation, trained)
+        weights = translate_weights.choose(
+            trainer, command, placement.is_chief, validation, trained
+        )
     if mode == "train":
         print("\n" + _files_text(folder))
         return 0
     if mode == "train_and_evaluate" and placement.is_chief:
         plain = make_model(recipe)
         plain.set_weights(trainer.loop.model.get_weights())
-        _export(plain, recipe, vocabulary, folder)
+        translate_export.export(plain, recipe, vocabulary, folder)
     _test(
         command,
         trainer,
@@ -127,7 +151,7 @@ def run(command: flags.Command) -> int:
         trained,
         weights,
         {
-            "title": f"{recipe.source_column} to {recipe.target_column}",
+            "title": translate_report.title(recipe),
             "wall_time_seconds": time.monotonic() - started,
             "device": placement.reason,
             "precision": precision,
@@ -149,30 +173,18 @@ def _files_text(folder: str) -> str:
     return tables.files_text(folder, translate_report.SHOWN_FILES)
 
 
-def _load_weights(network: keras.Model, folder: str) -> str:
-    """Reads the weights that the run tested; returns what they are."""
-    path = files.join(folder, translate_report.MEAN_WEIGHTS)
-    if not files.exists(path):
-        path = files.join(folder, session.BEST_WEIGHTS)
-    try:
-        with warnings.catch_warnings():
-            # Keras only warns of some weights that it does not find.
-            warnings.simplefilter("error", UserWarning)
-            files.read_by(path, network.load_weights)
-    except (OSError, ValueError, UserWarning) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise RecipeError(f"{path} does not fit the recipe: {first}") from error
-    return f"read from {path}"
-
-
 def make_model(
-    recipe: TranslateRecipe, precision: str = "float32"
+    recipe: TranslateRecipe,
+    precision: str = "float32",
+    num_positions: int | None = None,
 ) -> keras.Model:
     """The translator of a recipe, with initial weights.
 
     Args:
         recipe: the recipe.
         precision: number format of the layers.
+        num_positions: longest sequence that learned positions cover; what the
+            recipe needs when None.
 
     Returns:
         `LunaSeq2SeqLM`.
@@ -196,7 +208,7 @@ def make_model(
     try:
         backbone = LunaSeq2SeqBackbone(
             vocabulary_size=recipe.vocabulary_size,
-            max_sequence_length=2 * recipe.max_length,
+            max_sequence_length=num_positions or recipe.num_positions(),
             seed=recipe.seed,
             dtype=precision,
             **values,
@@ -215,6 +227,7 @@ def make_trainer(
     recipe: TranslateRecipe,
     placement: Placement,
     data_service: str | None = None,
+    num_positions: int | None = None,
 ) -> Trainer:
     """Model, optimizer and loop of a recipe on the devices of a placement.
 
@@ -222,6 +235,7 @@ def make_trainer(
         recipe: the recipe.
         placement: where to train.
         data_service: see `Trainer`.
+        num_positions: see `make_model`.
 
     Returns:
         A trainer with initial weights.
@@ -233,7 +247,7 @@ def make_trainer(
 
     precision = session.precision_of(recipe, placement)
     return Trainer(
-        make_loop(recipe, placement.strategy, precision),
+        make_loop(recipe, placement.strategy, precision, num_positions),
         # Buckets bring their own.
         placement.num_replicas * recipe.accumulation_steps,
         recipe.seed,
@@ -244,7 +258,10 @@ def make_trainer(
 
 
 def make_loop(
-    recipe: TranslateRecipe, strategy: tf.distribute.Strategy, precision: str
+    recipe: TranslateRecipe,
+    strategy: tf.distribute.Strategy,
+    precision: str,
+    num_positions: int | None = None,
 ) -> Loop:
     """The steps of a recipe.
 
@@ -252,6 +269,7 @@ def make_loop(
         recipe: the recipe.
         strategy: where the replicas are.
         precision: number format of the layers.
+        num_positions: see `make_model`.
 
     Returns:
         A loop whose model has its initial weights.
@@ -263,7 +281,7 @@ def make_loop(
         recipe,
         strategy,
         precision,
-        make_model,
+        functools.partial(make_model, num_positions=num_positions),
         lambda network: Translation(network, recipe.label_smoothing, PAD_ID),
     )
 
@@ -287,25 +305,18 @@ def batch_spec(shape: Shape, num_replicas: int = 1) -> dict[str, Any]:
     }
 
 
-def _source(
-    tokens: data.Tokens, shapes: tuple[Shape, ...], too_long: str
-) -> Any:
-    return data.make_source(tokens, shapes, too_long)[0]
-
-
 def _train(
     trainer: Trainer,
     command: flags.Command,
     placement: Placement,
     tokens: dict[str, data.Tokens],
     shapes: tuple[Shape, ...],
+    validation: BucketedSource,
     vocabulary: Vocabulary,
 ) -> TrainingResult:
     recipe = command.recipe
     train, filled = data.make_source(tokens["train"], shapes, "drop")
     print(data.describe(filled, "train on"), flush=True)
-    validation, filled = data.make_source(tokens["validation"], shapes, "cut")
-    print(data.describe(filled, "validate on"), flush=True)
     print("Compiling the training step ...", flush=True)
     return session.train(
         trainer,
@@ -364,101 +375,10 @@ def _translator(
     )
 
 
-def _average(
-    trainer: Trainer,
-    command: flags.Command,
-    placement: Placement,
-    validation: BucketedSource,
-    trained: TrainingResult,
-) -> str:
-    """Tries the mean of the last checkpoints; keeps the better weights."""
-    count, folder = command.recipe.average_checkpoints, command.model_dir
-    best = trained.best_evaluation
-    assert best is not None
-    if not count:
-        return _BEST
-    from luna_tf.training.averaging import average_checkpoints, last_steps
-
-    network = trainer.loop.model
-    single = network.get_weights()
-    checkpoints = files.join(folder, session.CHECKPOINTS)
-    steps = last_steps(checkpoints, count)
-    average_checkpoints(network, checkpoints, steps)
-    mean: Evaluation = trainer.evaluate(validation)
-    print(
-        f"Mean of the last {len(steps)} checkpoints: validation loss "
-        f"{mean.loss:.3f}, best single one {best.loss:.3f}",
-        flush=True,
-    )
-    if mean.loss >= best.loss:
-        network.set_weights(single)
-        return _BEST
-    if placement.is_chief:
-        for name, save in (
-            (translate_report.MEAN_WEIGHTS, network.save_weights),
-            ("model.keras", network.save),
-        ):
-            files.write_by(files.join(folder, name), save)
-    return f"mean of the last {len(steps)} checkpoints"
-
-
 def _draw(history: dict[str, list[float]]) -> Figure:
     from luna_tf.visualize import training_curves
 
     return training_curves(history, title="Translation")
-
-
-def _export(
-    network: keras.Model,
-    recipe: TranslateRecipe,
-    vocabulary: Vocabulary,
-    folder: str,
-) -> None:
-    from luna_tf.interop.translation import export_translator
-
-    print("Exporting ...", flush=True)
-    preset = make_preset(network, recipe, vocabulary)
-    path = files.join(folder, "preset")
-    files.remove(path)  # of a run that goes on
-    files.write_folder_by(path, preset.save_to_preset)
-    path = files.join(folder, "saved_model")
-    files.remove(path)
-    export_translator(
-        network,
-        vocabulary.proto,
-        path,
-        recipe.max_length,
-        recipe.beam_size,
-        recipe.length_penalty,
-        recipe.max_length_ratio,
-    )
-
-
-def make_preset(
-    network: keras.Model, recipe: TranslateRecipe, vocabulary: Vocabulary
-) -> keras.Model:
-    """The same model with its subwords, for strings.
-
-    Args:
-        network: trained `LunaSeq2SeqLM`.
-        recipe: its recipe.
-        vocabulary: its subwords.
-
-    Returns:
-        `LunaSeq2SeqLM` with a preprocessor; it shares all weights.
-    """
-    from luna_tf.models import (
-        LunaSeq2SeqLM,
-        LunaSeq2SeqLMPreprocessor,
-        LunaSeq2SeqTokenizer,
-    )
-
-    preprocessor = LunaSeq2SeqLMPreprocessor(
-        LunaSeq2SeqTokenizer(vocabulary.proto),
-        encoder_sequence_length=recipe.max_length,
-        decoder_sequence_length=recipe.max_length,
-    )
-    return LunaSeq2SeqLM(network.backbone, preprocessor)
 
 
 def _test(
@@ -468,7 +388,7 @@ def _test(
     tokens: data.Tokens,
     vocabulary: Vocabulary,
     trained: TrainingResult | None,
-    weights: str,
+    weights: Weights,
     about: dict[str, Any],
 ) -> None:
     recipe, folder = command.recipe, command.model_dir

@@ -90,7 +90,7 @@ def load_pairs(recipe: TranslateRecipe) -> dict[str, Pairs]:
     sizes = [f"{len(read[n]):,}" for n in ("train", "validation", "test")]
     print(
         f"Data: {' + '.join(sizes)} pairs to train, validate and test on"
-        + (f"; {skipped:,} with an empty side left out" if skipped else ""),
+        + (f"; {skipped:,} malformed ones left out" if skipped else ""),
         flush=True,
     )
     return read
@@ -162,8 +162,8 @@ def read_vocabulary(recipe: TranslateRecipe, folder: str) -> Any:
         folder: the model_dir.
 
     Raises:
-        RecipeError: they are missing, damaged or of another number than the
-            recipe's.
+        RecipeError: they are missing, damaged, those of another run or of
+            another number than the recipe's.
     """
     from luna_tf.data import parallel
 
@@ -171,22 +171,15 @@ def read_vocabulary(recipe: TranslateRecipe, folder: str) -> Any:
     if not files.exists(path):
         raise RecipeError(f"--model_dir={folder} holds no {VOCABULARY}.")
     try:
-        vocabulary = parallel.Vocabulary(_bytes(path))
+        vocabulary = parallel.load(path)
     except ValueError as error:
-        raise RecipeError(f"{path} is damaged: {error}") from error
+        raise RecipeError(f"{path} cannot be used: {error}") from error
     if vocabulary.size != recipe.vocabulary_size:
         raise RecipeError(
             f"{path} has {vocabulary.size:,} subwords, but the weights were "
             f"trained with vocabulary_size={recipe.vocabulary_size:,}."
         )
     return vocabulary
-
-
-def _bytes(path: str) -> bytes:
-    import tensorflow as tf
-
-    with tf.io.gfile.GFile(path, "rb") as file:
-        return file.read()
 
 
 def encode(pairs: Pairs, vocabulary: SubwordVocabulary) -> Tokens:
@@ -221,11 +214,44 @@ def choose_shapes(
             recipe.max_length,
             recipe.max_length,
             recipe.num_buckets,
-            math.lcm(_ROWS_MULTIPLE, num_replicas * recipe.accumulation_steps),
+            _rows_multiple(recipe, num_replicas),
             recipe.steps_per_loop,
         )
     except ValueError as error:
         raise RecipeError(str(error)) from error
+
+
+def validation_shapes(
+    recipe: TranslateRecipe,
+    shapes: tuple[Shape, ...],
+    validation: Tokens,
+    num_replicas: int,
+) -> tuple[Shape, ...]:
+    """Shapes that also hold validation pairs longer than all training pairs.
+
+    A shape more instead of a longer one, so that training is not changed.
+
+    Args:
+        recipe: the recipe.
+        shapes: from `choose_shapes`.
+        validation: the pairs, which are cut at `max_length` only.
+        num_replicas: must divide the rows of every batch.
+    """
+    from luna_tf.data import parallel
+
+    return parallel.lengthen(
+        shapes,
+        validation.source.lengths,
+        validation.target.lengths,
+        recipe.tokens_per_batch,
+        recipe.max_length,
+        recipe.max_length,
+        _rows_multiple(recipe, num_replicas),
+    )
+
+
+def _rows_multiple(recipe: TranslateRecipe, num_replicas: int) -> int:
+    return math.lcm(_ROWS_MULTIPLE, num_replicas * recipe.accumulation_steps)
 
 
 def make_source(

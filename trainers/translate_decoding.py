@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -68,12 +67,13 @@ class Translator:
             "max_length_ratio": max_length_ratio,
         }
         self._ratio = max_length_ratio
-        self._predict = Predictor(self._translate, strategy, jit_compile)
+        self.predictor = Predictor(self._translate, strategy, jit_compile)
 
     def _translate(self, batch: Any) -> Any:
         import tensorflow as tf
 
         from luna_tf.data.parallel.vocabulary import EOS_ID, PAD_ID
+        from luna_tf.interop.translation import longest_translation
         from luna_tf.models.translation import translate
 
         token_ids = batch["encoder_token_ids"]
@@ -82,7 +82,7 @@ class Translator:
             token_ids,
             tf.cast(token_ids != PAD_ID, tf.int32),
             EOS_ID,
-            max_length=int(token_ids.shape[1] * self._ratio) + 10,
+            max_length=longest_translation(token_ids.shape[1], self._ratio),
             **self._options,
         )
 
@@ -114,10 +114,11 @@ class Translator:
         )
         found: dict[int, Translated] = {}
         for bucket in fill(shapes, lengths, lengths).buckets:
-            batch = functools.partial(gather, sources, sources, bucket)
-            source = IndexedSource(len(bucket.indices), batch())
+            source = IndexedSource(
+                len(bucket.indices), gather(sources, sources, bucket)
+            )
             rows = bucket.shape.rows
-            hypotheses = self._predict(source, min(rows, self._rows(source)))
+            hypotheses = self.predictor(source, min(rows, self._rows(source)))
             for index, *row in zip(bucket.indices, *hypotheses, strict=True):
                 found[int(index)] = self._read(*row)
         return [found[index] for index in range(len(sources))]

@@ -62,7 +62,8 @@ class TranslateRecipe:
         "Train on the first so many pairs only.", default=None, minimum=1
     )
     skip_malformed: bool = data(
-        "Leave out lines without a source or target instead of stopping.",
+        "Leave out lines without a source or target, or with other columns "
+        "than the first, instead of stopping.",
         default=False,
     )
     vocabulary_size: int = data(
@@ -208,7 +209,7 @@ class TranslateRecipe:
         minimum=0.0,
     )
     average_checkpoints: int = training(
-        "Take the mean of the weights of the last so many checkpoints where "
+        "Take the mean of the weights at the last so many validations where "
         "it validates better than the best single ones; 0: off.",
         default=0,
         minimum=0,
@@ -278,6 +279,13 @@ class TranslateRecipe:
         self._check_data()
         self.milestone_steps()
 
+    def num_positions(self) -> int:
+        """Positions that the model must have, for every search too."""
+        from luna_tf.interop.translation import longest_translation
+
+        longest = longest_translation(self.max_length, self.max_length_ratio)
+        return max(2 * self.max_length, longest)
+
     def _check_data(self) -> None:
         for kind in ("validation", "test"):
             name, groups = f"{kind}_groups", getattr(self, f"{kind}_groups")
@@ -315,6 +323,13 @@ class TranslateRecipe:
             raise RecipeError(
                 f"milestones={self.milestones!r} is not possible: allowed are "
                 "rising steps."
+            )
+        first = max(self.warmup_steps, 1)
+        if steps[0] < first:
+            raise RecipeError(
+                f"milestones={self.milestones!r} is not possible with "
+                f"warmup_steps={self.warmup_steps}: allowed are steps from "
+                f"{first} on."
             )
         return steps
 

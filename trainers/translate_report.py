@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from luna_tf.training import files
 
 from . import session, tables
+from .translate_recipe import ALIGNED
 
 if TYPE_CHECKING:
     import keras
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from luna_tf.training.records import TrainingResult
 
     from .translate_decoding import Translated
+    from .translate_recipe import TranslateRecipe
+    from .translate_weights import Weights
 
 VOCABULARY = "vocabulary.model"
 MEAN_WEIGHTS = "mean.weights.h5"
@@ -34,13 +38,33 @@ _SPACES = str.maketrans("\t\n\r", "   ")
 SHOWN_FILES = {**FILES, VOCABULARY: "subwords, a SentencePiece model"}
 
 
+def title(recipe: TranslateRecipe) -> str:
+    """What is translated into what, as far as a recipe names it."""
+    data = recipe.train_data or ""
+    if ALIGNED in data:
+        # The languages are the endings of the files, as in train.en.gz.
+        sides = [_endings(side) for side in data.split(ALIGNED, 1)]
+        names = [side.pop() if len(side) == 1 else "" for side in sides]
+    else:
+        names = [recipe.source_column, recipe.target_column]
+        names = ["" if name.isdecimal() else name for name in names]
+    if not all(names) or names[0] == names[1]:
+        return "source to target"
+    return " to ".join(names)
+
+
+def _endings(paths: str) -> set[str]:
+    names = [path.strip().removesuffix(".gz") for path in paths.split(",")]
+    return {os.path.splitext(name)[1].lstrip(".") for name in names}
+
+
 def results(
     network: keras.Model,
     sources: Sequence[str],
     references: Sequence[str],
     translated: Sequence[Translated],
     trained: TrainingResult | None,
-    weights: str,
+    weights: Weights,
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Gathers what a run found out.
@@ -51,7 +75,7 @@ def results(
         references: their translations.
         translated: what the model made of them.
         trained: what training gave, or None when weights were read.
-        weights: which weights were tested, in words.
+        weights: those that were tested.
         about: further entries.
 
     Returns:
@@ -74,8 +98,9 @@ def results(
         "best_step": trained.best_step if trained else None,
         "steps": trained.step if trained else None,
         "training_seconds": trained.seconds if trained else None,
-        "validation_loss": validated.loss if validated else None,
-        "weights": weights,
+        "best_validation_loss": validated.loss if validated else None,
+        "weights": weights.name,
+        "validation_loss": weights.validation_loss,
         **about,
     }
 
@@ -109,16 +134,17 @@ def rows(results: Mapping[str, Any]) -> tables.Rows:
     if results["best_step"] is not None:
         run.append(
             (
-                "best weights",
+                "best validation",
                 f"step {results['best_step']:,} of {results['steps']:,}",
-                f"validation loss {results['validation_loss']:.3f} nats per "
-                "subword",
+                f"loss {results['best_validation_loss']:.3f} nats per subword",
             )
         )
         run.append(
             ("training", format_duration(results["training_seconds"]), "")
         )
-    run.append(("weights", results["weights"], ""))
+    loss = results["validation_loss"]
+    remark = "" if loss is None else f"validation loss {loss:.3f}"
+    run.append(("weights tested", results["weights"], remark))
     run.append(("search", results["search"], ""))
     run.append(("wall time", format_duration(results["wall_time_seconds"]), ""))
     run.append(("device", results["device"], results["precision"]))

@@ -6,11 +6,33 @@ import os
 from typing import Any
 
 import keras
+import sentencepiece
 import tensorflow as tf
 import tensorflow_text as tf_text
 
 from luna_tf.interop.saved_model import check_float32, quiet
 from luna_tf.models.translation import translate
+
+
+def longest_translation(max_source_length: int, ratio: float) -> int:
+    """Tokens of the longest translation that a search may come to.
+
+    Learned positions must cover so many.
+
+    Args:
+        max_source_length: tokens of the longest source, its end included.
+        ratio: `max_length_ratio` of `luna_tf.models.translation.translate`.
+
+    Returns:
+        The limit that `translate` sets for the longest source, in tokens, the
+        end of the translation included.
+
+    Example:
+
+    >>> longest_translation(64, 1.5)
+    106
+    """
+    return int(max_source_length * ratio) + 10
 
 
 def export_translator(
@@ -33,8 +55,8 @@ def export_translator(
 
     Args:
         model: `LunaSeq2SeqLM`, in float32.
-        vocabulary: SentencePiece model with the special ids of
-            `luna_tf.data.parallel`.
+        vocabulary: SentencePiece model with ids for the end of a sentence and
+            for padding.
         path: folder to write.
         max_source_length: longer sentences are cut to so many subwords, their
             end included.
@@ -43,8 +65,8 @@ def export_translator(
         max_length_ratio: see there.
 
     Raises:
-        ValueError: `model` computes in another type than float32, or its
-            vocabulary has another size.
+        ValueError: `model` computes in another type than float32, its
+            vocabulary has another size, or `vocabulary` lacks a special id.
 
     Example:
 
@@ -57,7 +79,6 @@ def export_translator(
     """
     check_float32(model)
     tokenizer = tf_text.SentencepieceTokenizer(model=vocabulary)
-    special = tf_text.SentencepieceTokenizer(model=vocabulary, add_eos=True)
     size = int(tokenizer.vocab_size())
     expected = model.backbone.vocabulary_size
     if size != expected:
@@ -65,9 +86,15 @@ def export_translator(
             f"`vocabulary` must have the {expected:,} subwords of `model`. "
             f"Received: {size:,}"
         )
-    end_id = int(special.tokenize([""])[0, 0])
-    padding_id = int(tokenizer.string_to_id("<pad>"))
-    max_length = int(max_source_length * max_length_ratio) + 10
+    # By their roles: the pieces may have any names.
+    special = sentencepiece.SentencePieceProcessor(model_proto=vocabulary)
+    end_id, padding_id = int(special.eos_id()), int(special.pad_id())
+    if min(end_id, padding_id) < 0:
+        raise ValueError(
+            "`vocabulary` must have ids for the end of a sentence and for "
+            f"padding. Received: {end_id} and {padding_id} (-1: none)"
+        )
+    max_length = longest_translation(max_source_length, max_length_ratio)
 
     def serve(text: tf.Tensor) -> dict[str, Any]:
         tokens = tokenizer.tokenize(tf.strings.strip(text))

@@ -1,11 +1,16 @@
 """What the generative backbones share: configuration, LoRA, presets."""
 
+import operator
 from typing import Any
 
 import keras
 import keras_hub
 
-from luna_tf.layers._arguments import check_positive
+from luna_tf.layers._arguments import (
+    check_positive,
+    check_rank,
+    packed_length_of,
+)
 from luna_tf.models._model_card import write_model_card
 
 
@@ -51,8 +56,17 @@ class GenerativeBackbone(keras_hub.models.Backbone):
                 f"Got: {max_length}"
             )
 
-    def check_cache(self, cache, *others):
-        """Raises unless a cache has the entries of this model's blocks."""
+    def check_cache(self, cache, token_ids, *others):
+        """Raises unless a cache fits this model, and tokens are `(B, T)`.
+
+        Blocks check its shapes, but take the packed length from the cache.
+
+        Args:
+            cache: what was given.
+            token_ids: likewise.
+            *others: str, names of entries that are of no block.
+        """
+        check_rank(2, token_ids=token_ids)
         expected = {*others, *(block.name for block in self.decoder_blocks)}
         got = set(cache) if isinstance(cache, dict) else cache
         if got != expected:
@@ -60,6 +74,50 @@ class GenerativeBackbone(keras_hub.models.Backbone):
                 "`cache` must come from `initial_cache` of the same model: a "
                 f"dict with the keys {sorted(expected)}. Got: {got}"
             )
+        for block in self.decoder_blocks:
+            parts = cache[block.name]
+            for part in parts.values() if isinstance(parts, dict) else ():
+                length = packed_length_of(part)
+                if length not in (None, self.packed_length):
+                    raise ValueError(
+                        "`cache` must come from `initial_cache` of the same "
+                        f"model, with `packed_length` {self.packed_length}. "
+                        f"Got: {length} in {block.name}"
+                    )
+
+    def known_index(self, index, token_ids, max_length=None):
+        """Returns the position of the first token, an int where it is known.
+
+        Args:
+            index: int, array or scalar tensor.
+            token_ids: `(B, T)`, `T` static.
+            max_length: int, most tokens of the cache, or None without limit.
+
+        Returns:
+            int, or `index` as it is inside of a graph.
+
+        Raises:
+            ValueError: if tokens lie beyond the cache or learned positions;
+                inside of a graph, if they do whatever `index` is.
+        """
+        try:
+            # Not `int`, which AutoGraph turns into a cast of unknown values.
+            start = index = operator.index(index)
+        except (TypeError, AttributeError):  # the latter: of a float tensor
+            start = 0
+        limits = {"`max_length` of the cache": max_length}
+        if self.position_embedding == "learned":
+            limits["`max_sequence_length`"] = self.max_sequence_length
+        length = token_ids.shape[1]
+        for name, limit in limits.items():
+            if None not in (limit, length) and start + length > limit:
+                raise ValueError(
+                    "`index` and the tokens from there on must not exceed "
+                    f"{name}, {limit}. Got: index {index}, {length} tokens"
+                )
+        if start < 0:
+            raise ValueError(f"`index` must not be negative. Got: {start}")
+        return index
 
     def default_lora_layer_names(self):
         """Returns the names of the projections that LoRA adapts."""

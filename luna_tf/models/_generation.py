@@ -36,10 +36,31 @@ class CachedLanguageModel:
             Logits `(B, T, vocabulary_size)`, float32, and the new cache.
 
         Raises:
-            ValueError: if the cache is not of this model.
+            ValueError: if the cache is not of this model, or tokens lie beyond
+                learned positions or the softmax baseline's cache. Inside of a
+                graph, where `index` is unknown, the latter is not noticed.
         """
         x, cache = self.backbone.decode(token_ids, cache, index, padding_mask)
         return self._logits(x), cache
+
+    def preprocess_samples(self: Any, x, y=None, sample_weight=None):
+        """Preprocesses the samples of `fit`, `evaluate` and `predict`.
+
+        Args:
+            x: what the preprocessor takes.
+            y: targets, or None.
+            sample_weight: weights, or None.
+
+        Returns:
+            The model's inputs, targets and weights.
+
+        Raises:
+            ValueError: if backbone and tokenizer differ in `vocabulary_size`.
+        """
+        # A preset brings the tokenizer's vocabulary after the constructor.
+        check_vocabulary(self.backbone, self.preprocessor)
+        samples: Any = super()
+        return samples.preprocess_samples(x, y, sample_weight)
 
     def get_compile_config(self):
         """Adds the sampler to what Keras saves of `compile`."""

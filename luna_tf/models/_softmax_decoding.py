@@ -9,6 +9,8 @@ from typing import Any
 
 from keras import ops
 
+from luna_tf.layers import _arguments
+
 
 def initial_cache(
     block: Any,
@@ -49,6 +51,37 @@ def initial_cache(
         cross_attention_cache_update_index=0,
     )
     return {"self": zeros(max_length), "cross": cross}
+
+
+def check_cache(
+    cache: dict[str, Any], blocks: Any, batch_size: int | None, width: int
+) -> int | None:
+    """Raises unless a cache fits the decoder blocks.
+
+    Args:
+        cache: of all blocks, by name, and `"encoder_padding_mask"`.
+        blocks: the decoder blocks.
+        batch_size: int, or None where it is unknown.
+        width: int, of the model.
+
+    Returns:
+        int, most tokens that the cache has room for.
+    """
+    name = "encoder_padding_mask"
+    _arguments.check_cache({name: cache[name]}, {name: (batch_size, None)})
+    source_length = cache[name].shape[1]
+    max_length = None
+    for block in blocks:
+        heads = (block.num_heads, width // block.num_heads)
+        _arguments.check_cache(
+            cache[block.name],
+            {
+                "self": (batch_size, 2, max_length, *heads),
+                "cross": (batch_size, 2, source_length, *heads),
+            },
+        )
+        max_length = cache[block.name]["self"].shape[2]
+    return max_length
 
 
 def decode(

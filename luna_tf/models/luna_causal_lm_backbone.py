@@ -219,9 +219,12 @@ class LunaCausalLMBackbone(GenerativeBackbone):
             `(B, T, D)` and the new cache.
 
         Raises:
-            ValueError: if the cache is not of this model.
+            ValueError: if the cache is not of this model, or tokens lie beyond
+                learned positions. Inside of a graph, where `index` is unknown,
+                the latter is not noticed.
         """
-        self.check_cache(cache)
+        self.check_cache(cache, token_ids)
+        index = self.known_index(index, token_ids)
         x, _ = self.embedding(
             token_ids, padding_mask=padding_mask, start_index=index
         )

@@ -397,10 +397,19 @@ class LunaSeq2SeqBackbone(GenerativeBackbone):
             `(B, T, D)` and the new cache.
 
         Raises:
-            ValueError: if the cache is not of this model.
+            ValueError: if the cache is not of this model, or tokens lie beyond
+                learned positions or the softmax baseline's cache. Inside of a
+                graph, where `index` is unknown, the latter is not noticed.
         """
         softmax = self.attention == "softmax"
-        self.check_cache(cache, *(["encoder_padding_mask"] if softmax else []))
+        others = ["encoder_padding_mask"] if softmax else []
+        self.check_cache(cache, token_ids, *others)
+        max_length = None
+        if softmax:
+            max_length = _softmax_decoding.check_cache(
+                cache, self.decoder_blocks, token_ids.shape[0], self.hidden_dim
+            )
+        index = self.known_index(index, token_ids, max_length)
         x = self.decoder_embedding(
             token_ids, padding_mask=padding_mask, start_index=index
         )

@@ -19,7 +19,8 @@ class LunaSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
 
     As in fairseq, a source is its tokens and the end token, without start
     token; a target is the start token, its tokens and the end token. Padding
-    is on the right, and longer texts are cut.
+    is on the right, and longer texts are cut. A source must not be empty; inside
+    of `tf.data`, as in `fit` on strings, nothing checks that.
 
     Args:
         tokenizer: `LunaSeq2SeqTokenizer`.
@@ -88,6 +89,7 @@ class LunaSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
                 "`x` must be a dict with 'encoder_text' and 'decoder_text'. "
                 f"Got: {got}"
             )
+        _check_sources(x["encoder_text"])
         return integer_masks(super().call(x, y, sample_weight, **kwargs))
 
     def generate_preprocess(
@@ -119,12 +121,7 @@ class LunaSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         if isinstance(x, dict) and "decoder_text" not in x:
             x = x["encoder_text"]
         sources = x["encoder_text"] if isinstance(x, dict) else x
-        for row, text in enumerate(known_texts(sources) or ()):
-            if not text.strip():
-                raise ValueError(
-                    f"`encoder_text` must not be empty. Got {text!r} in row "
-                    f"{row}."
-                )
+        _check_sources(sources)
         if isinstance(x, dict):
             check_prompts(
                 "decoder_text", x["decoder_text"], self.tokenizer, length
@@ -143,3 +140,11 @@ class LunaSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
             "encoder_sequence_length": self.encoder_sequence_length,
             "decoder_sequence_length": self.decoder_sequence_length,
         }
+
+
+def _check_sources(texts):
+    for row, text in enumerate(known_texts(texts) or ()):
+        if not text.strip():
+            raise ValueError(
+                f"`encoder_text` must not be empty. Got {text!r} in row {row}."
+            )

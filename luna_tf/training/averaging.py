@@ -14,32 +14,42 @@ import numpy as np
 from .checkpoints import Checkpoints
 
 
-def last_steps(folder: str, count: int) -> list[int]:
+def last_steps(folder: str, count: int, every: int = 1) -> list[int]:
     """Steps of the newest whole checkpoints of a run.
+
+    A run that was stopped, or saves often, has checkpoints that an undisturbed
+    one has not. With `every`, both give the same steps, as long as they keep
+    them: see `every` of `Checkpoints`.
 
     Args:
         folder: that of `Checkpoints`; any path that `tf.io.gfile` knows.
         count: how many, at least 1.
+        every: leave out steps that are no multiple of this, at least 1, but
+            for the newest, at which the run ended.
 
     Returns:
         At most `count` steps, oldest first; damaged checkpoints and those
         that were never finished are passed over.
 
     Raises:
-        ValueError: `count` is below 1.
+        ValueError: `count` or `every` is below 1.
 
     Example:
 
     ```python
-    steps = last_steps("run/checkpoints", 5)
+    steps = last_steps("run/checkpoints", 5, every=1000)
     ```
     """
-    if count < 1:
-        raise ValueError(f"count must be at least 1. Received: {count}")
+    for name, value in (("count", count), ("every", every)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1. Received: {value}")
     checkpoints = Checkpoints(folder, {})
     whole: list[int] = []
     for step in reversed(checkpoints.steps()):
-        if len(whole) < count and not checkpoints.problem_of(step):
+        if len(whole) == count:
+            break
+        is_regular = not whole or step % every == 0
+        if is_regular and not checkpoints.problem_of(step):
             whole.insert(0, step)
     return whole
 

@@ -64,13 +64,17 @@ class Checkpoints:
         folder: where they lie; any path that `tf.io.gfile` knows.
         state: name to what is saved: Keras models, optimizers, variables.
         keep: how many of the newest are kept, at least 1.
+        every: with `count`, which others are kept: those of the newest `count`
+            steps that are multiples of this, whatever was saved in between,
+            as `last_steps` wants them.
+        count: see `every`.
         worker: number of this process. Only 0 writes the state; the others
             add the state of their input pipelines.
         num_workers: processes that save together.
         barrier: called when all workers must have come to the same point.
 
     Raises:
-        ValueError: `keep` is below 1.
+        ValueError: `keep` or `every` is below 1, or `count` below 0.
 
     Example:
 
@@ -88,15 +92,23 @@ class Checkpoints:
         folder: str,
         state: Mapping[str, Any],
         keep: int = 3,
+        every: int = 1,
+        count: int = 0,
         worker: int = 0,
         num_workers: int = 1,
         barrier: Callable[[], None] = lambda: None,
     ) -> None:
         if keep < 1:
             raise ValueError(f"keep must be at least 1. Received: {keep}")
+        if every < 1 or count < 0:
+            raise ValueError(
+                "every must be at least 1 and count at least 0. Received: "
+                f"every={every}, count={count}"
+            )
         self.folder = str(folder).rstrip("/")
         self._state = dict(state)
         self._keep = keep
+        self._every, self._count = every, count
         self._worker = worker
         self._num_workers = num_workers
         self._barrier = barrier
@@ -142,7 +154,10 @@ class Checkpoints:
             # A newer one could not be read, or this run would not be here: it
             # must not push out those that can.
             done = [s for s in self._finished() if s <= step]
-            for old in done[: -self._keep]:
+            regular = [s for s in done if s % self._every == 0]
+            regular = regular[max(0, len(regular) - self._count) :]
+            kept = {*done[-self._keep :], *regular}
+            for old in sorted(set(done) - kept):
                 self._remove(old)
 
     def _finish(self, step: int, notes: Mapping[str, Any]) -> None:

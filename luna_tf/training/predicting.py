@@ -21,7 +21,8 @@ class Predictor:
             shape.
         strategy: where the replicas are; one device when None.
         jit_compile: whether XLA compiles the function when there is one
-            replica on a CPU or GPU. Worth it for what runs often.
+            replica on a CPU or GPU, where no TPU is. Worth it for what runs
+            often.
 
     Example:
 
@@ -41,12 +42,16 @@ class Predictor:
         self._strategy: Any = strategy or tf.distribute.get_strategy()
         self._replicas = self._strategy.num_replicas_in_sync
         self._shapes: dict[str, tf.TensorShape] = {}
-        self._body: Any = self._replica
-        if jit_compile and self._replicas == 1:
+        self._body: Any = self.replica
+        on_tpu = isinstance(self._strategy, tf.distribute.TPUStrategy)
+        # As in `Loop`: TensorFlow for TPUs has no XLA for the host.
+        for_tpu = bool(tf.config.list_physical_devices("TPU_SYSTEM"))
+        self.jit_compile = (
+            jit_compile and self._replicas == 1 and not (on_tpu or for_tpu)
+        )
+        if self.jit_compile:
             self._body = tf.function(
-                self._replica,
-                jit_compile=True,
-                autograph=False,
+                self.replica, jit_compile=True, autograph=False
             )
         # One for each shape: a function that is traced again and again would
         # warn of it.
@@ -98,9 +103,17 @@ class Predictor:
             lambda x: self._strategy.experimental_local_results(x)[0], results
         )
 
-    def _replica(self, batch: Batch) -> Any:
+    def replica(self, batch: Batch) -> Any:
+        """What every replica does with its part of a batch.
+
+        Args:
+            batch: its part.
+
+        Returns:
+            The function's structure with the rows of all replicas.
+        """
         for name, tensor in batch.items():  # several workers' input forgets
-            tensor.set_shape(self._shapes[name])
+            tensor.set_shape(self._shapes.get(name))
         results = self._function(batch)
         if self._replicas == 1:
             return results

@@ -253,7 +253,12 @@ class Trainer:
     # ------------------------------------------------------------- training
 
     def make_checkpoints(
-        self, folder: str, keep: int = 3, worker: int = 0
+        self,
+        folder: str,
+        keep: int = 3,
+        worker: int = 0,
+        every: int = 1,
+        count: int = 0,
     ) -> Checkpoints:
         """Checkpoints of all that this trainer changes.
 
@@ -261,6 +266,8 @@ class Trainer:
             folder: where they lie, gs:// paths included.
             keep: how many of the newest are kept.
             worker: number of this process.
+            every: see `Checkpoints`.
+            count: see `Checkpoints`.
 
         Returns:
             For `train`.
@@ -274,6 +281,8 @@ class Trainer:
                 "step": loop.step,
             },
             keep,
+            every,
+            count,
             worker,
             self._num_workers,
             self.meeting.wait,

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from models.text_models import (
+    OTHERS,
     SMALL,
     TARGETS,
     array,
     byte_preprocessor,
     causal_lm,
     randomize,
+    splits,
 )
 
 from luna_tf.models import LunaCausalLMBackbone, LunaCausalLMByteTokenizer
@@ -107,7 +109,7 @@ def test_every_weight_has_a_gradient(model):
         assert g is not None, v.path
 
 
-@pytest.mark.parametrize("split", [(6,), (1,) * 6, (3, 1, 2)], ids=str)
+@pytest.mark.parametrize("split", splits(6), ids=str)
 def test_any_split_gives_the_parallel_logits(model, split):
     expected = logits(model, IDS)
     assert expected.dtype == np.float32
@@ -187,6 +189,37 @@ def test_bytes_are_bytes():
     for byte in special[1:]:
         with pytest.raises(UnicodeDecodeError):
             bytes([byte]).decode()
+
+
+@pytest.mark.parametrize("name", [*OTHERS, "num_layers"])
+def test_the_cache_of_another_model_is_an_error(model, name):
+    other = causal_lm(**OTHERS.get(name, {name: 3}))
+    cache = other.initial_cache(2, 6)
+    other.next_logits(IDS, cache, 0)
+    message = "`cache` must come from"
+    if name == "packed_length":
+        message += ".* `packed_length` 3. Got: 4 in decoder_block_0"
+    with pytest.raises(ValueError, match=message):
+        model.next_logits(IDS, cache, 0)
+
+
+def test_the_end_of_learned_positions_is_an_error():
+    model = causal_lm(position_embedding="learned", max_sequence_length=7)
+    cache = model.initial_cache(2, 7)
+    for index in (1, tf.constant(1)):
+        model.next_logits(IDS, cache, index)
+    message = "`index` .* `max_sequence_length`, 7. Got: index 2, 6 tokens"
+    for index in (2, tf.constant(2)):
+        with pytest.raises(ValueError, match=message):
+            model.next_logits(IDS, cache, index)
+
+
+def test_training_needs_the_vocabulary_of_the_model():
+    model = causal_lm()
+    model.preprocessor = byte_preprocessor()
+    model.compile(optimizer="sgd")
+    with pytest.raises(ValueError, match="`vocabulary_size`, 30. Got: 256"):
+        model.fit(np.array(TARGETS), verbose=0)
 
 
 def test_bad_input(byte_model, model):

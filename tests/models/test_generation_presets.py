@@ -86,6 +86,19 @@ def test_an_own_class_and_another_precision(preset):
     assert model.backbone.encoder_blocks[0].compute_dtype == "bfloat16"
 
 
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+def test_a_preset_with_another_vocabulary_does_not_train(preset, method):
+    # The tokenizer's vocabulary comes after the constructors.
+    other = LunaSeq2SeqTokenizer(proto(vocabulary_size=31))
+    model = hub.Seq2SeqLM.from_preset(str(preset))
+    model.preprocessor.tokenizer = other
+    model.compile(optimizer="sgd")
+    pairs = {"encoder_text": TARGETS, "decoder_text": TARGETS}
+    pairs = {name: np.array(texts) for name, texts in pairs.items()}
+    with pytest.raises(ValueError, match="`vocabulary_size`, 30. Got: 31"):
+        getattr(model, method)(pairs, verbose=0)
+
+
 def test_presets_say_what_to_import(preset, seq2seq):
     card = (preset / "README.md").read_text(encoding="utf8")
     assert "import luna_tf.models" in card

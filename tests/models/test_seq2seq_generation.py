@@ -1,19 +1,22 @@
 """`LunaSeq2SeqLM`: cached decoding, `generate`, what it refuses."""
 
 import keras
-import keras_hub
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras_hub import samplers
 from models.text_models import (
+    OTHERS,
     SOFTMAX,
     SOURCES,
     TARGETS,
+    VOCABULARY,
     array,
     batch,
     randomize,
     seq2seq_lm,
     seq2seq_preprocessor,
+    splits,
 )
 
 ATTENTIONS = [{}, SOFTMAX]
@@ -30,6 +33,22 @@ def luna():
     return seq2seq_lm(seq2seq_preprocessor())
 
 
+@pytest.fixture(scope="module")
+def softmax():
+    return seq2seq_lm(**SOFTMAX)
+
+
+@pytest.fixture(scope="module")
+def learned():
+    return seq2seq_lm(position_embedding="learned", max_sequence_length=7)
+
+
+@pytest.fixture(scope="module")
+def varied():
+    # A model that shares its tables repeats itself.
+    return randomize(seq2seq_lm(share_embeddings="none"), seed=3)
+
+
 def empty_cache(model, inputs, max_length=8):
     return model.initial_cache(
         inputs["encoder_token_ids"],
@@ -41,7 +60,7 @@ def empty_cache(model, inputs, max_length=8):
 # === Cached decoding ===
 
 
-@pytest.mark.parametrize("split", [(6,), (1,) * 6, (3, 1, 2)], ids=str)
+@pytest.mark.parametrize("split", splits(6), ids=str)
 def test_any_split_gives_the_parallel_logits(model, split):
     inputs = batch()
     expected = array(model(inputs))
@@ -98,25 +117,93 @@ def test_decoding_compiles_and_runs_on_a_strategy(luna):
     np.testing.assert_allclose(got, expected[:, 5:], atol=5e-5)
 
 
-def test_the_end_of_learned_positions_is_an_error():
-    model = seq2seq_lm(position_embedding="learned", max_sequence_length=7)
+INDICES = [int, np.int64, np.array, tf.constant]
+
+
+@pytest.mark.parametrize("kind", INDICES)
+def test_the_end_of_learned_positions_is_an_error(learned, kind):
     inputs = batch()
-    with pytest.raises(ValueError, match="`max_length` must not exceed.*7"):
-        empty_cache(model, inputs, 8)
-    cache = empty_cache(model, inputs, 7)
+    cache = empty_cache(learned, inputs, 7)
     ids = inputs["decoder_token_ids"]
-    with pytest.raises(ValueError, match="must not be longer than.*after 4"):
-        model.next_logits(ids, cache, 4)
-    # TensorFlow's own lookup, where the position is known only in running.
-    with pytest.raises(tf.errors.InvalidArgumentError, match="9 is not in"):
-        model.next_logits(ids[:, :1], cache, tf.constant(7))
+    learned.next_logits(ids, cache, kind(1))
+    message = "`index` .* `max_sequence_length`, 7. Got: index 2, 6 tokens"
+    with pytest.raises(ValueError, match=message):
+        learned.next_logits(ids, cache, kind(2))
+    with pytest.raises(ValueError, match="`index` .* not be negative. Got: -1"):
+        learned.next_logits(ids, cache, kind(-1))
 
 
-def test_the_cache_of_another_model_is_an_error(luna):
-    other = seq2seq_lm(num_decoder_layers=1)
-    cache = empty_cache(other, batch())
-    with pytest.raises(ValueError, match="`cache` must come from .*block_1"):
-        luna.next_logits(np.array([[2], [2]]), cache, 0)
+def test_learned_positions_must_cover_the_cache(learned):
+    with pytest.raises(ValueError, match="`max_length` must not exceed.*7"):
+        empty_cache(learned, batch(), 8)
+
+
+@pytest.mark.parametrize("kind", INDICES)
+def test_the_end_of_a_softmax_cache_is_an_error(softmax, kind):
+    inputs = batch()
+    cache = empty_cache(softmax, inputs, 4)
+    ids = inputs["decoder_token_ids"]
+    softmax.next_logits(ids[:, :1], cache, kind(3))
+    message = "`index` .* `max_length` of the cache, 4. Got: index 9, 1 tokens"
+    with pytest.raises(ValueError, match=message):
+        softmax.next_logits(ids[:, :1], cache, kind(9))
+
+
+def test_a_prefill_beyond_a_softmax_cache_is_an_error_in_a_graph(softmax):
+    inputs = batch()
+    cache = empty_cache(softmax, inputs, 4)
+
+    @tf.function
+    def prefill(index):
+        return softmax.next_logits(inputs["decoder_token_ids"], cache, index)
+
+    with pytest.raises(ValueError, match="of the cache, 4. Got: .* 6 tokens"):
+        prefill(tf.constant(0))
+
+
+def check_refused(model, other, message):
+    inputs = batch()
+    cache = empty_cache(other, inputs)
+    ids = inputs["decoder_token_ids"][:, :1]
+    other.next_logits(ids, cache, 0)
+    with pytest.raises(ValueError, match=message):
+        model.next_logits(ids, cache, 0)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_cache_of_another_model_is_an_error(luna, name):
+    message = "`cache` must come from"
+    if name == "packed_length":
+        message += ".* `packed_length` 3. Got: 4 in decoder_block_0"
+    check_refused(luna, seq2seq_lm(**OTHERS[name]), message)
+
+
+@pytest.mark.parametrize("name", ["num_heads", "hidden_dim"])
+def test_the_cache_of_another_baseline_is_an_error(softmax, name):
+    other = seq2seq_lm(**SOFTMAX, **OTHERS[name])
+    check_refused(softmax, other, "`cache` must come from.*'self'.*Got")
+
+
+@pytest.mark.parametrize("kwargs", ATTENTIONS, ids=["luna", "softmax"])
+def test_the_cache_of_a_shallower_model_is_an_error(luna, softmax, kwargs):
+    other = seq2seq_lm(num_decoder_layers=1, **kwargs)
+    model = softmax if kwargs else luna
+    check_refused(model, other, "`cache` must come from .*block_1")
+
+
+def test_the_cache_of_another_batch_is_an_error(softmax):
+    cache = empty_cache(softmax, batch())
+    with pytest.raises(ValueError, match="`cache` .* for this batch"):
+        softmax.next_logits(np.array([[2]] * 3), cache, 0)
+
+
+def test_a_source_shorter_than_the_packed_sequence(luna):
+    # Dynamic packing masks rows of the packed sequence, and keeps them all.
+    inputs = batch((2, 1), (6, 6))
+    expected = array(luna(inputs))
+    cache = empty_cache(luna, inputs)
+    logits, _ = luna.next_logits(inputs["decoder_token_ids"], cache, 0)
+    np.testing.assert_allclose(logits, expected, atol=5e-5)
 
 
 # === generate ===
@@ -137,13 +224,12 @@ def uncached(model, inputs, length):
 
 
 @pytest.mark.parametrize("kwargs", ATTENTIONS, ids=["luna", "softmax"])
-def test_generate_is_the_argmax_of_the_parallel_form(kwargs):
-    # A model that shares its tables repeats itself.
-    model = seq2seq_lm(**kwargs, share_embeddings="none")
-    randomize(model, seed=3)
-    inputs = batch((7, 3), (4, 2))
-    for name in ("decoder_token_ids", "decoder_padding_mask"):
-        inputs[name] = np.pad(inputs[name], ((0, 0), (0, 4)))
+def test_generate_is_the_argmax_of_the_parallel_form(varied, kwargs):
+    model = varied
+    if kwargs:
+        model = seq2seq_lm(**kwargs, share_embeddings="none")
+        randomize(model, seed=3)
+    inputs = prompts(4)
     expected = uncached(model, inputs, 8)
     assert len({*expected[:, 4:].ravel()}) > 1
     # Eager: a trace costs more than these few tokens.
@@ -162,23 +248,80 @@ def test_generate_is_the_argmax_of_the_parallel_form(kwargs):
         np.testing.assert_array_equal(kept[row], np.arange(8) < end)
 
 
-def test_samplers_choose_among_the_tokens(luna):
-    vocabulary = luna.preprocessor.tokenizer.get_vocabulary()
-    samplers = keras_hub.samplers
-    for sampler in (
-        "greedy",
-        samplers.BeamSampler(num_beams=2),
-        samplers.TopKSampler(k=2, seed=1),
-        samplers.TopPSampler(p=0.5, seed=1),
-        samplers.RandomSampler(temperature=0.7, seed=1),
-    ):
-        # Eager: a trace costs more than these few tokens.
-        luna.compile(sampler=sampler, run_eagerly=True)
-        texts = luna.generate(SOURCES[:2], max_length=5)
-        assert len(texts) == 2
-        for text in texts:
-            pieces = luna.preprocessor.tokenizer(text)
-            assert all(int(i) < len(vocabulary) for i in pieces)
+def prompts(new_tokens):
+    """Inputs whose targets have free places after 4 and 2 tokens."""
+    inputs = batch((7, 3), (4, 2))
+    for name in ("decoder_token_ids", "decoder_padding_mask"):
+        inputs[name] = np.pad(inputs[name], ((0, 0), (0, new_tokens)))
+    return inputs
+
+
+def sampled(model, inputs, sampler):
+    # Eager: a trace costs more than these few tokens.
+    model.compile(sampler=sampler, run_eagerly=True)
+    return array(
+        model.generate(dict(inputs), stop_token_ids=None)["decoder_token_ids"]
+    )
+
+
+def log_probabilities(model, inputs, ids):
+    """Returns `(B, T)`, of each token but the first given those before it."""
+    everything = {
+        **{k: np.repeat(v, len(ids) // len(v), 0) for k, v in inputs.items()},
+        "decoder_token_ids": ids,
+        "decoder_padding_mask": np.ones_like(ids),
+    }
+    every = array(tf.nn.log_softmax(model(everything)[:, :-1]))
+    return np.take_along_axis(every, ids[:, 1:, None], -1)[..., 0], every
+
+
+@pytest.fixture(scope="module")
+def greedy(varied):
+    return sampled(varied, prompts(3), "greedy")
+
+
+@pytest.mark.parametrize(
+    "sampler,arguments,narrow",
+    [
+        (samplers.TopKSampler, dict(k=4), dict(k=1)),
+        (samplers.TopPSampler, dict(p=0.9), dict(p=1e-6)),
+        (samplers.RandomSampler, {}, dict(temperature=1e-4)),
+    ],
+)
+def test_narrow_samplers_are_greedy(
+    varied, greedy, sampler, arguments, narrow
+):
+    inputs = prompts(3)
+    got = sampled(varied, inputs, sampler(seed=1, **narrow))
+    np.testing.assert_array_equal(got, greedy)
+    wide = sampled(varied, inputs, sampler(seed=1, **arguments))
+    assert (wide != greedy).any()
+    given = inputs["decoder_padding_mask"].astype(bool)
+    np.testing.assert_array_equal(wide[given], greedy[given])
+
+
+def test_top_k_takes_one_of_the_best(varied):
+    inputs = prompts(3)
+    ids = sampled(varied, inputs, samplers.TopKSampler(k=3, seed=2))
+    chosen, every = log_probabilities(varied, inputs, ids)
+    ranks = (every > chosen[..., None]).sum(-1)
+    new = ranks[inputs["decoder_padding_mask"][:, 1:] == 0]
+    assert new.max() < 3
+    assert len({*new}) > 1
+
+
+def test_a_beam_of_all_tokens_finds_the_best_of_all_texts(varied):
+    # Two new tokens: the first step keeps every one, the second is the last.
+    inputs = {k: v[:1] for k, v in prompts(2).items()}
+    beam = samplers.BeamSampler(num_beams=VOCABULARY)
+    got = sampled(varied, inputs, beam)
+    ids = np.repeat(inputs["decoder_token_ids"], VOCABULARY**2, 0)
+    ids[:, 4:] = np.indices((VOCABULARY, VOCABULARY)).reshape(2, -1).T
+    chosen, _ = log_probabilities(varied, inputs, ids)
+    best = chosen[:, 3:].sum(-1).argmax()
+    np.testing.assert_array_equal(got[0], ids[best])
+    # Or greedy decoding would pass.
+    assert (sampled(varied, inputs, "greedy") != got).any()
 
 
 @pytest.mark.slow
@@ -205,25 +348,32 @@ def test_mixed_precision_gives_float32_logits_and_float32_sums():
 # === Strings ===
 
 
-def test_texts_are_packed_as_in_fairseq():
-    preprocessor = seq2seq_preprocessor()
-    x, y, weight = preprocessor(PAIRS)
-    source = preprocessor.tokenizer(SOURCES[0])
-    target = [int(i) for i in preprocessor.tokenizer(TARGETS[0])]
-    start, end, padding = 2, 2, 1
-    n = len(source)
-    row = array(x["encoder_token_ids"])[0]
-    if n < 12:
-        assert list(row[: n + 1]) == [*source, end]
-        assert (row[n + 1 :] == padding).all()
-    given = array(x["decoder_token_ids"])[0]
-    kept = ([start, *target, end] + [padding] * 12)[:11]
-    kept[10] = end if len(target) > 8 else kept[10]
-    assert list(given)[:9] == kept[:9]
-    assert list(array(y)[0])[:8] == kept[1:9]
-    for mask in (x["encoder_padding_mask"], x["decoder_padding_mask"], weight):
-        assert array(mask).dtype == np.int32
-    np.testing.assert_array_equal(array(weight), array(y) != padding)
+START, END, PADDING = 2, 2, 1
+
+
+@pytest.mark.parametrize("room", [2, 0, -2], ids="{:+}".format)
+def test_texts_are_packed_as_in_fairseq(room):
+    tokenizer = seq2seq_preprocessor().tokenizer
+    source = [int(i) for i in tokenizer(SOURCES[0])]
+    target = [int(i) for i in tokenizer(TARGETS[0])]
+    assert min(len(source), len(target)) > 3
+    # Lengths that leave `room` beside the end token: none cuts nothing yet.
+    x, y, weight = seq2seq_preprocessor(
+        encoder_sequence_length=len(source) + 1 + room,
+        decoder_sequence_length=len(target) + 1 + room,
+    )(PAIRS)
+    if room < 0:
+        source, target = source[:room], target[:room]
+    source = [*source, END] + [PADDING] * room
+    target = [START, *target, END] + [PADDING] * room
+    for ids, mask, expected in (
+        (x["encoder_token_ids"], x["encoder_padding_mask"], source),
+        (x["decoder_token_ids"], x["decoder_padding_mask"], target[:-1]),
+        (y, weight, target[1:]),
+    ):
+        assert array(ids)[0].tolist() == expected
+        assert array(mask)[0].tolist() == [int(i != PADDING) for i in expected]
+        assert array(ids).dtype == array(mask).dtype == np.int32
 
 
 @pytest.mark.slow
@@ -259,6 +409,14 @@ def test_bad_texts(luna, inputs, message):
 def test_bad_training_texts(luna):
     with pytest.raises(ValueError, match="'encoder_text' and 'decoder_text'"):
         luna.preprocessor({"text": ["light"]})
+
+
+@pytest.mark.parametrize("kind", [list, np.array, tf.constant])
+def test_empty_sources_are_no_training_texts(luna, kind):
+    x = {"encoder_text": kind(["light", " "]), "decoder_text": kind(["a"] * 2)}
+    message = "`encoder_text` must not be empty. Got ' ' in row 1"
+    with pytest.raises(ValueError, match=message):
+        luna.preprocessor(x)
 
 
 def test_sources_and_targets_alone_are_enough(luna):

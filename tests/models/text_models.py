@@ -35,13 +35,13 @@ SOFTMAX = dict(attention="softmax", packed_length=None)
 
 
 @functools.cache
-def proto(pad_piece="<pad>"):
+def proto(pad_piece="<pad>", vocabulary_size=VOCABULARY):
     """A SentencePiece model with the special tokens of fairseq."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(SOURCES + TARGETS),
         model_writer=model,
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary_size,
         bos_id=0,
         pad_id=1,
         eos_id=2,
@@ -86,6 +86,20 @@ def byte_preprocessor(sequence_length=12):
     return LunaCausalLMPreprocessor(
         LunaCausalLMByteTokenizer(), sequence_length=sequence_length
     )
+
+
+def splits(length):
+    """Prefill of any number of tokens, then steps; and one of three calls."""
+    prefills = [(n,) + (1,) * (length - n) for n in range(1, length + 1)]
+    return [*prefills, (length - 3, 1, 2)]
+
+
+# Models that differ from `SMALL`, whose caches must not be mixed up.
+OTHERS = {
+    "packed_length": dict(packed_length=4),
+    "num_heads": dict(num_heads=4),
+    "hidden_dim": dict(hidden_dim=12),
+}
 
 
 def array(x):

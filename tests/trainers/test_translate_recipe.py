@@ -1,11 +1,13 @@
 """Recipes of the translation trainer: what they allow, and those shipped."""
 
+import numpy as np
 import pytest
 from luna_tf.trainers import optimization, translate
 from luna_tf.trainers.machine import Machine
 from luna_tf.trainers.translate_recipe import PROGRAM, TranslateRecipe
 from translation_runs import call, read_recipe
 
+from luna_tf.interop.translation import longest_translation
 from luna_tf.training.recipes import RecipeError
 
 NAMES = [path.name[:-5] for path in PROGRAM.folder.iterdir()]
@@ -81,6 +83,28 @@ class TestModel:
             assert config[name] == value, name
         assert config["max_sequence_length"] == 2 * recipe.max_length
 
+    @pytest.mark.parametrize("max_length", [8, 16, 48])
+    @pytest.mark.parametrize("ratio", [0.5, 1.5, 3.0])
+    def test_learned_positions_suffice_for_every_search(
+        self, max_length, ratio
+    ):
+        recipe = read_recipe(
+            "quick",
+            **OTHERS,
+            position_embedding="learned",
+            max_length=max_length,
+            max_length_ratio=ratio,
+        )
+        model = translate.make_model(recipe)
+        ids = np.full((1, max_length), 5, np.int32)
+        longest = longest_translation(max_length, ratio)
+        model.initial_cache(ids, np.ones_like(ids), longest)
+        # The table has rows for all of them, too.
+        (table,) = {
+            v.path: v for v in model.weights if v.shape[0] >= longest
+            and v.path.endswith("position_embedding/embeddings")
+        }.values()
+
     def test_the_seed_decides_on_official_weights(self):
         first, second = (
             translate.make_model(
@@ -111,6 +135,14 @@ class TestModel:
             {"schedule": "milestone", "milestones": "20,10"},
             "milestones='20,10' .*rising",
         ),
+        (
+            {"schedule": "milestone", "milestones": "19,30"},
+            "milestones='19,30' .*warmup_steps=20: allowed .* from 20 on",
+        ),
+        (
+            {"schedule": "milestone", "milestones": "0", "warmup_steps": 0},
+            "milestones='0' .*warmup_steps=0: allowed .* from 1 on",
+        ),
         ({"label_smoothing": 1.0}, "label_smoothing"),
         ({"beam_size": 0}, "beam_size"),
     ],
@@ -129,6 +161,7 @@ def test_refuses_by_name(changed, message):
             {"schedule": "milestone", "milestones": "30,50"},
             {20: 3e-3, 40: 3e-4, 55: 3e-5},
         ),
+        ({"schedule": "milestone", "milestones": "20"}, {19: 3e-3, 20: 3e-4}),
     ],
 )
 def test_schedules(changed, rates):

@@ -9,6 +9,7 @@ from luna_tf.data.parallel.buckets import (
     Shape,
     choose_shapes,
     fill,
+    lengthen,
 )
 from luna_tf.data.parallel.corpus import (
     CorpusError,
@@ -22,6 +23,7 @@ from luna_tf.data.parallel.tokens import TokenLists
 from luna_tf.data.parallel.vocabulary import (
     Vocabulary,
     VocabularyError,
+    load,
     load_or_train,
     train_vocabulary,
 )
@@ -37,6 +39,8 @@ __all__ = [
     "VocabularyError",
     "choose_shapes",
     "fill",
+    "lengthen",
+    "load",
     "load_or_train",
     "read_aligned",
     "read_tsv",

@@ -134,9 +134,7 @@ def choose_shapes(
         )
 
     def shape(size: np.ndarray) -> Shape:
-        rows = tokens_per_batch // int(size.max())
-        rows -= rows % rows_multiple
-        return Shape(int(size[0]), int(size[1]), rows)
+        return _shape(size, tokens_per_batch, rows_multiple)
 
     keys, places = np.unique(lengths.max(axis=1), return_inverse=True)
     counts = np.bincount(places)
@@ -170,6 +168,49 @@ def choose_shapes(
         ends.append(j)
         j = best[b][j][1] - 1
     return tuple(shape(sizes[j]) for j in reversed(ends))
+
+
+def lengthen(
+    shapes: Sequence[Shape],
+    source_lengths: np.ndarray,
+    target_lengths: np.ndarray,
+    tokens_per_batch: int,
+    max_source_length: int,
+    max_target_length: int,
+    rows_multiple: int = 1,
+) -> tuple[Shape, ...]:
+    """Adds a shape for other pairs that are longer, such as those to test on.
+
+    Args:
+        shapes: from `choose_shapes`.
+        source_lengths: `(pairs,)`, as there, of the other pairs.
+        target_lengths: `(pairs,)`, as there.
+        tokens_per_batch: as there.
+        max_source_length: as there; longer sources still have to be cut.
+        max_target_length: as there.
+        rows_multiple: as there.
+
+    Returns:
+        `shapes`, and one more if a pair fits into none of them.
+
+    Raises:
+        ValueError: source and target are not as many.
+
+    Example:
+
+    ```python
+    limits = 4096, 128, 128
+    shapes = choose_shapes(source.lengths, target.lengths, *limits)
+    longer = lengthen(shapes, dev_source.lengths, dev_target.lengths, *limits)
+    ```
+    """
+    limits = [max_source_length, max_target_length]
+    lengths = np.minimum(_rounded(source_lengths, target_lengths), limits)
+    last = [shapes[-1].source_length, shapes[-1].target_length]
+    size = np.maximum(lengths.max(axis=0, initial=0), last)
+    if (size == last).all():
+        return tuple(shapes)
+    return *shapes, _shape(size, tokens_per_batch, rows_multiple)
 
 
 def fill(
@@ -230,6 +271,13 @@ def fill(
             real += int(np.minimum(own, limit).sum())
             columns += limit * len(own)
     return Filled(buckets, num_too_long, 1.0 - real / columns)
+
+
+def _shape(
+    size: np.ndarray, tokens_per_batch: int, rows_multiple: int
+) -> Shape:
+    rows = tokens_per_batch // int(size.max())
+    return Shape(int(size[0]), int(size[1]), rows - rows % rows_multiple)
 
 
 def _rounded(

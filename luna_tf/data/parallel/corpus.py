@@ -30,7 +30,8 @@ class Pairs:
         sources: sentences of the one language.
         targets: their translations.
         groups: what each pair belongs to, such as its book; None without.
-        skipped: pairs that were left out because one side was empty.
+        skipped: pairs that were left out because one side was empty or their
+            line had another number of columns than the first.
     """
 
     sources: list[str]
@@ -61,8 +62,9 @@ def read_tsv(
         source_column: where the source sentence is.
         target_column: where its translation is.
         group_column: where the name of the pair's group is, if anywhere.
-        on_empty: what becomes of pairs one side of which is empty: "error",
-            or "skip" to leave them out and count them.
+        on_empty: what becomes of pairs one side of which is empty, and of
+            lines with another number of columns than the first: "error", or
+            "skip" to leave them out and count them.
 
     Returns:
         `Pairs` in the order of the files.
@@ -108,7 +110,8 @@ def read_aligned(
     Args:
         source_paths: files of source sentences, as in `read_tsv`.
         target_paths: as many files, in the same order, of their translations.
-        on_empty: as in `read_tsv`.
+        on_empty: what becomes of pairs one side of which is empty, as in
+            `read_tsv`.
 
     Returns:
         `Pairs` in the order of the files, without groups.
@@ -235,23 +238,28 @@ class _Collected:
     ) -> None:
         source, target = source.strip(), target.strip()
         if not source or not target:
-            if not self._skips:
-                side = "target" if source else "source"
-                raise CorpusError(
-                    f"{path}, line {line:,}: the {side} is empty. "
-                    "on_empty='skip' leaves such pairs out."
-                )
-            self._skipped += 1
+            side = "target" if source else "source"
+            self.refuse(path, line, f"the {side} is empty.")
             return
         self._sources.append(source)
         self._targets.append(target)
         if self._groups is not None and group is not None:
             self._groups.append(group)
 
+    def refuse(self, path: str, line: int, problem: str) -> None:
+        """Tells of a pair that cannot be used, or leaves it out."""
+        if not self._skips:
+            raise CorpusError(
+                f"{path}, line {line:,}: {problem} "
+                "on_empty='skip' leaves such pairs out."
+            )
+        self._skipped += 1
+
     def pairs(self) -> Pairs:
         if not self._sources:
             raise CorpusError(
-                f"no pair is left: all {self._skipped:,} have an empty side."
+                f"no pair is left: all {self._skipped:,} have an empty side "
+                "or another number of columns than the first line."
             )
         return Pairs(self._sources, self._targets, self._groups, self._skipped)
 
@@ -278,10 +286,11 @@ def _read_tsv_file(
                     f"{path} has {width} columns; {name} is {places[name] + 1}."
                 )
         if len(fields) != width:
-            raise CorpusError(
-                f"{path}, line {number:,}: {len(fields)} columns, where the "
-                f"first line has {width}."
+            problem = (
+                f"{len(fields)} columns, where the first line has {width}."
             )
+            collected.refuse(path, number, problem)
+            continue
         group = places.get("group_column")
         collected.add(
             fields[places["source_column"]],

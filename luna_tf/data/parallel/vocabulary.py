@@ -268,6 +268,42 @@ def load_or_train(
     return proto
 
 
+def load(path: str) -> Vocabulary:
+    """Reads the vocabulary that a model was trained with.
+
+    Args:
+        path: file that `load_or_train` wrote.
+
+    Returns:
+        The vocabulary.
+
+    Raises:
+        VocabularyError: the file is damaged, or is not the one that
+            `path.json` tells of.
+
+    Example:
+
+    ```python
+    vocabulary = load("run/vocabulary.model")
+    ```
+    """
+    import tensorflow as tf
+
+    with tf.io.gfile.GFile(path, "rb") as file:
+        proto = file.read()
+    vocabulary = Vocabulary(proto)
+    origin = f"{path}.json"
+    known = _read_json(origin) if tf.io.gfile.exists(origin) else None
+    digest = known.get("model_sha256") if isinstance(known, dict) else None
+    # One of the same size would be taken for it without a word.
+    if digest != _sha256(proto):
+        raise VocabularyError(
+            f"{origin} does not tell of this SentencePiece model, so that it "
+            "is not known to be the one that the weights were trained with."
+        )
+    return vocabulary
+
+
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 

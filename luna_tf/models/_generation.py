@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 import keras_hub
+import tensorflow as tf
 from keras import ops
 
 
@@ -146,7 +147,9 @@ def check_vocabulary(backbone: Any, preprocessor: Any) -> None:
     # While a file is read, the vocabulary comes after the tokenizer.
     if not getattr(tokenizer, "has_vocabulary", False):
         return
-    got = tokenizer.vocabulary_size()
+    # KerasHub 0.25 asks a TensorFlow op, whose result a graph does not know.
+    with tf.init_scope():
+        got = tokenizer.vocabulary_size()
     if got != backbone.vocabulary_size:
         raise ValueError(
             "`preprocessor` must have a tokenizer with the backbone's "

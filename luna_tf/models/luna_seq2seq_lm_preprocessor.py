@@ -19,8 +19,8 @@ class LunaSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
 
     As in fairseq, a source is its tokens and the end token, without start
     token; a target is the start token, its tokens and the end token. Padding
-    is on the right, and longer texts are cut. A source must not be empty; inside
-    of `tf.data`, as in `fit` on strings, nothing checks that.
+    is on the right, and longer texts are cut. A source must not be empty;
+    inside of `tf.data`, as in `fit` on strings, nothing checks that.
 
     Args:
         tokenizer: `LunaSeq2SeqTokenizer`.

@@ -130,6 +130,53 @@ def test_long_text_is_cut(served, translator, vocabulary):
     assert served[2]["hypotheses"][2 * BEAM :] == expected.texts
 
 
+def special_ids(**options):
+    """A vocabulary whose special tokens are not called as usual."""
+    import io
+
+    import sentencepiece
+
+    proto = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([side for p in short_pairs() for side in p]),
+        model_writer=proto,
+        vocab_size=400,
+        minloglevel=2,
+        **{"bos_id": 0, "eos_id": 2, "unk_id": 3, **options},
+    )
+    return proto.getvalue()
+
+
+def test_special_tokens_may_have_any_names(tmp_path):
+    keras.utils.set_random_seed(1)
+    model = make_model()
+    proto = special_ids(pad_id=1, pad_piece="[PAD]", eos_piece="[END]")
+    export_translator(model, proto, tmp_path / "x", MAX_LENGTH, BEAM)
+    loaded = tf.saved_model.load(str(tmp_path / "x"))
+    # An unknown character is no padding, though `<pad>` has its id.
+    texts = [*SENTENCES, f"\u2603 {SENTENCES[0]}"]
+    found = loaded.signatures["serving_default"](text=tf.constant(texts))
+    translator = Translator(
+        model,
+        parallel.Vocabulary(proto),
+        tf.distribute.get_strategy(),
+        MAX_LENGTH,
+        BEAM,
+    )
+    own = translator(parallel.Vocabulary(proto).encode(texts))
+    assert abs(own[0].scores[0] - own[-1].scores[0]) > 1e-3
+    np.testing.assert_allclose(
+        found["scores"], [t.scores for t in own], rtol=1e-4
+    )
+
+
+def test_padding_must_have_an_id(tmp_path):
+    with pytest.raises(ValueError, match="for padding. Received: 2 and -1"):
+        export_translator(
+            make_model(), special_ids(bos_id=1, unk_id=0), tmp_path / "x", 8
+        )
+
+
 @pytest.mark.parametrize(
     ("made", "message"),
     [

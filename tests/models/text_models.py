@@ -52,10 +52,16 @@ def proto(pad_piece="<pad>", vocabulary_size=VOCABULARY):
     return model.getvalue()
 
 
-def randomize(model, seed=0):
-    """Sets weights far from zero, so that every one of them matters."""
+def randomize(model, seed=0, by_path=False):
+    """Sets weights far from zero, so that every one of them matters.
+
+    Their order depends on the version of Keras, unless it is `by_path`.
+    """
     rng = np.random.default_rng(seed)
-    for weight in model.weights:
+    weights = model.weights
+    if by_path:
+        weights = sorted(weights, key=lambda weight: weight.path)
+    for weight in weights:
         if "float" in weight.dtype:
             deviation = 0.4 if len(weight.shape) > 1 else 0.1
             value = rng.normal(size=weight.shape) * deviation

@@ -37,6 +37,9 @@ class Recipe:
     train_steps: int = setting("Steps.", group="Training", default=20)
     eval_every: int = setting("Interval.", group="Training", default=10)
     steps_per_loop: int = setting("Loop.", group="Training", default=5)
+    train_minutes: float | None = setting(
+        "Time.", group="Training", default=None
+    )
     rate: float = setting("Rate.", group="Training", default=1e-4)
     heads: int | None = setting("Heads.", group="Model", default=None)
 
@@ -118,7 +121,7 @@ class TestOpenFolder:
         assert message.startswith(f"--model_dir={folder} holds a run with")
         assert "rate was 0.5, now 0.0001, heads was 4, now null." in message
         assert "train_steps was" not in message
-        assert "Only train_steps may grow" in message
+        assert "Only train_steps and train_minutes may grow" in message
         assert "--overwrite" in message
         assert (folder / "recipe.yaml").read_text() == before
 
@@ -126,6 +129,18 @@ class TestOpenFolder:
         started(make(), train_steps=21)
         with pytest.raises(RecipeError, match="train_steps was 21, now 20"):
             session.open_folder(make(), NAMES)
+
+    @pytest.mark.parametrize("now", [3.0, None])
+    def test_more_minutes_go_on(self, make, now):
+        started(make(), train_minutes=2.0, train_steps=10)
+        session.open_folder(make(train_minutes=now), NAMES)
+
+    @pytest.mark.parametrize("before", [3.0, None])
+    def test_fewer_minutes_are_refused(self, make, before):
+        started(make(), train_minutes=before)
+        was = f"train_minutes was {before or 'null'}, now 2.0"
+        with pytest.raises(RecipeError, match=was):
+            session.open_folder(make(train_minutes=2.0), NAMES)
 
     @pytest.mark.parametrize(
         "present",

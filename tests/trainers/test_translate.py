@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import shutil
+import signal
 
 import keras
 import numpy as np
@@ -16,6 +17,7 @@ from luna_tf.trainers.translate_scores import corpus_scores
 from translation_runs import TINY, call, read_recipe, short_pairs, write_tsv
 
 from luna_tf.data import parallel
+from luna_tf.training import averaging
 
 VOCABULARY = translate_report.VOCABULARY
 
@@ -105,7 +107,12 @@ class TestRun:
         validated = [row["step"] for row in rows if row["validation_bleu"]]
         assert validated == ["4", "6"]
         losses = [float(r["validation_loss"]) for r in rows[1:]]
-        assert results["validation_loss"] == min(losses)
+        assert results["best_validation_loss"] == min(losses)
+        if results["weights"] == "of the best validation":
+            assert results["validation_loss"] == min(losses)
+        else:
+            assert results["weights"] == "mean of steps 4, 6"
+            assert results["validation_loss"] < min(losses)
 
     def test_model_and_weights_gave_the_translations(self, folder, results):
         recipe = read_recipe(folder / "recipe.yaml")
@@ -200,6 +207,50 @@ class TestAgain:
         assert (copied / "results.json").read_bytes() == before
 
     @pytest.mark.slow
+    def test_stops_and_checkpoints_do_not_change_the_mean(
+        self, data, tmp_path, monkeypatch
+    ):
+        means = []
+        average = averaging.average_checkpoints
+
+        def averaged(model, folder, steps):
+            average(model, folder, steps)
+            means.append((list(steps), model.get_weights()))
+
+        def stop_at_6(log, progress_text=session.progress_text):
+            if log.step == 6:
+                signal.raise_signal(signal.SIGTERM)
+            return progress_text(log)
+
+        monkeypatch.setattr(averaging, "average_checkpoints", averaged)
+        longer = "--mode=train", "--train_steps=10", "--average_checkpoints=3"
+        arguments = *TINY, f"--train_data={data}", *longer
+        assert call(*arguments, f"--model_dir={tmp_path}/straight") == 0
+        often = "--checkpoint_every=2", "--keep_checkpoints=1"
+        arguments = *arguments, *often, f"--model_dir={tmp_path}/stopped"
+        with monkeypatch.context() as patch:
+            patch.setattr(session, "progress_text", stop_at_6)
+            assert call(*arguments) == 75
+        assert call(*arguments) == 0
+        kept = sorted(p.name for p in tmp_path.glob("stopped/checkpoints/*"))
+        assert kept == [f"step-{step:08d}" for step in (4, 8, 10)]
+        (steps, straight), (steps_too, stopped) = means
+        assert steps == steps_too == [4, 8, 10]
+        for one, other in zip(straight, stopped, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+    @pytest.mark.slow
+    def test_learned_positions_suffice_to_the_end(self, data, tmp_path, capsys):
+        places = f"--train_data={data}", f"--model_dir={tmp_path}"
+        learned = "--position_embedding=learned", "--max_length=16"
+        assert call(*TINY, *places, *learned, "--train_steps=2") == 0
+        assert (tmp_path / "saved_model").exists()
+        # Of a lower ratio, which needs fewer positions than there are.
+        again = f"--model_dir={tmp_path}", "--mode=evaluate"
+        assert call(*again, "--max_length_ratio=0.5") == 0
+        assert "read from" in capsys.readouterr().out
+
+    @pytest.mark.slow
     def test_the_time_that_was_given_ends_it(self, data, tmp_path, capsys):
         places = f"--train_data={data}", f"--model_dir={tmp_path}"
         arguments = *TINY, *places, "--train_minutes=1e-6", "--mode=train"
@@ -228,7 +279,8 @@ class TestAgain:
         places = f"--train_data={data}", f"--model_dir={folder}"
         assert call(*TINY, *places, changed) == 2
         error = capsys.readouterr().err
-        assert message in error and "Only train_steps may grow" in error
+        assert message in error
+        assert "Only train_steps and train_minutes may grow" in error
 
 
 class TestVocabularyOfTheRun:
@@ -250,15 +302,42 @@ class TestVocabularyOfTheRun:
         for mode in ("evaluate", "export"):
             assert call(f"--model_dir={copied}", f"--mode={mode}") == 2
             message = capsys.readouterr().err
-            assert f"{VOCABULARY} has 380 subwords, but the weights" in message
-            assert "vocabulary_size=400" in message
+            assert f"{VOCABULARY}.json does not tell of this" in message
+
+    def test_a_recipe_of_another_size_is_refused(self, folder, capsys):
+        export = "--mode=export", "--vocabulary_size=380"
+        assert call(f"--model_dir={folder}", *export) == 2
+        message = capsys.readouterr().err
+        assert f"{VOCABULARY} has 400 subwords, but the weights" in message
+        assert "vocabulary_size=380" in message
+
+    @pytest.mark.parametrize("origin", ["present", "missing", "damaged"])
+    def test_another_one_of_the_same_size_is_refused(
+        self, copied, capsys, origin
+    ):
+        if origin == "present":
+            sides = [side for pair in short_pairs(48) for side in pair]
+            proto = parallel.train_vocabulary(sides, 400)
+            assert parallel.Vocabulary(proto).size == 400
+            assert proto != (copied / VOCABULARY).read_bytes()
+            (copied / VOCABULARY).write_bytes(proto)
+        elif origin == "missing":
+            (copied / f"{VOCABULARY}.json").unlink()
+        else:
+            (copied / f"{VOCABULARY}.json").write_text("[]")
+        for mode in ("evaluate", "export"):
+            assert call(f"--model_dir={copied}", f"--mode={mode}") == 2
+            message = capsys.readouterr().err
+            assert f"{copied}/{VOCABULARY} cannot be used: " in message
+            assert "does not tell of this SentencePiece model" in message
 
     def test_a_damaged_or_missing_one_is_refused(self, copied, data, capsys):
         path = copied / VOCABULARY
         path.write_bytes(path.read_bytes()[:1000])
         export = f"--model_dir={copied}", "--mode=export"
         assert call(*export) == 2
-        assert f"{VOCABULARY} is damaged: not a" in capsys.readouterr().err
+        message = capsys.readouterr().err
+        assert f"{VOCABULARY} cannot be used: not a" in message
         # Not learned anew, either: the weights belong to the old one.
         places = f"--train_data={data}", f"--model_dir={copied}"
         assert call(*TINY, *places, "--train_steps=8") == 2

@@ -114,13 +114,28 @@ class TestMalformed:
         assert "--skip_malformed leaves such pairs out" in str(error.value)
         read = load(train_data=path, skip_malformed=True, **GROUPED)
         assert len(read["train"]) == 6
-        assert "; 3 with an empty side left out" in capsys.readouterr().out
+        assert "; 3 malformed ones left out" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("header", [True, False])
+    def test_other_columns_are_told_or_left_out(self, tmp_path, capsys, header):
+        lines = ["en\tes"] * header + ["a\tb", "c", "d\te\tf", "", "g\th"]
+        path = write(tmp_path / "p.tsv", lines)
+        data = {f"{n}_data": path for n in ("train", "validation", "test")}
+        if not header:
+            data |= {"source_column": "1", "target_column": "2"}
+        message = f"line {2 + header}: 1 columns, where .* has 2.*--skip_malf"
+        with pytest.raises(RecipeError, match=message):
+            load(**data, **APART)
+        read = load(**data, **APART, skip_malformed=True)
+        assert read["train"].sources == ["a", "g"]
+        assert read["train"].targets == ["b", "h"]
+        assert "; 9 malformed ones left out" in capsys.readouterr().out
 
     def test_left_out_pairs_of_all_files_are_counted(self, tmp_path, capsys):
         path = write(tmp_path / "p.tsv", ["en\tes", "a\tb", "\tc"])
         data = {f"{n}_data": path for n in ("train", "validation", "test")}
         load(**data, skip_malformed=True, **APART)
-        assert "; 3 with an empty side left out" in capsys.readouterr().out
+        assert "; 3 malformed ones left out" in capsys.readouterr().out
 
     @pytest.mark.parametrize(
         ("changed", "message"),
@@ -191,6 +206,30 @@ class TestBatches:
         assert f"; {long.sum()} pairs are too long" in text
         source, _ = translate_data.make_source(tokens, shapes, "cut")
         assert source.size == 64
+
+    def test_validation_pairs_longer_than_all_training_pairs(self, tokens):
+        recipe = read_recipe("quick", max_length=32, tokens_per_batch=256)
+        train, short = tokens.first(4), tokens.first(8)
+        shapes = translate_data.choose_shapes(recipe, train, 1)
+        last = shapes[-1].source_length, shapes[-1].target_length
+        assert max(last) < 32
+        ids = [np.arange(4, 4 + n) for n in (2, 28, 90)]
+        lists = parallel.TokenLists.of(ids)
+        other = Tokens(short.pairs, lists, parallel.TokenLists.of(ids[:1] * 3))
+        longer = translate_data.validation_shapes(recipe, shapes, other, 1)
+        # Training keeps its shapes, and what is beyond max_length is cut.
+        assert longer[:-1] == shapes
+        assert longer[-1] == parallel.Shape(32, last[1], 8)
+        source, filled = translate_data.make_source(other, longer, "cut")
+        (batch,) = [s.gather([0, 1]) for s in source.sources if s.size == 2]
+        found = batch["encoder_token_ids"].numpy()
+        np.testing.assert_array_equal(found[0, :29], [*ids[1], 2])
+        np.testing.assert_array_equal(found[1], [*ids[2][:31], 2])
+        assert filled.num_too_long == 1
+
+        fitting = tokens.first(2)
+        same = translate_data.validation_shapes(recipe, shapes, fitting, 1)
+        assert same == shapes
 
     @pytest.mark.parametrize(
         ("changed", "message"),

@@ -109,6 +109,14 @@ def test_fewer_than_asked_for_are_all_there_are(saved, tmp_path):
     assert last_steps(str(tmp_path / "nothing"), 3) == []
 
 
+def test_of_regular_steps_and_the_last(saved, folder):
+    assert last_steps(saved, 3, every=4) == [4, 8, 10]
+    assert last_steps(saved, 2, every=5) == [10]
+    assert last_steps(saved, 1, every=4) == [10]
+    shutil.rmtree(folder / "step-00000010")
+    assert last_steps(str(folder), 3, every=4) == [4, 8]
+
+
 def test_damaged_ones_are_passed_over(folder):
     (folder / "step-00000010" / "checkpoint.json").unlink()
     (folder / "step-00000006" / "state.index").unlink()
@@ -142,3 +150,5 @@ class TestError:
             average_checkpoints(make_model()[0], str(folder), [])
         with pytest.raises(ValueError, match="count must be at least 1"):
             last_steps(str(folder), 0)
+        with pytest.raises(ValueError, match="every must be at least 1"):
+            last_steps(str(folder), 1, 0)

@@ -110,6 +110,19 @@ class TestWhole:
             kept = files.exists(path_of(folder, step))
             assert kept == (step in checkpoints.steps())
 
+    def test_those_at_regular_steps_are_kept_besides(self, state, folder):
+        checkpoints = state.checkpoints(folder, keep=1, every=20, count=2)
+        kept = []
+        for step in (10, 20, 30, 40, 50, 60, 70):
+            checkpoints.save(step, {})
+            kept.append(checkpoints.steps())
+        assert kept[:4] == [[10], [20], [20, 30], [20, 40]]
+        assert kept[4:] == [[20, 40, 50], [40, 60], [40, 60, 70]]
+        # Another number does not bring back what is gone.
+        more = state.checkpoints(folder, keep=3, every=10, count=0)
+        more.save(80, {})
+        assert more.steps() == [60, 70, 80]
+
     def test_saving_a_step_again_replaces_it(self, state, folder):
         checkpoints, _ = save_three(state, folder)
         state.fill(31)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from luna_tf.interop.tpu.tracing import tracing_strategy
 from luna_tf.models import LunaSeq2SeqBackbone, LunaSeq2SeqLM
 from luna_tf.models.translation import translate
 from luna_tf.training.predicting import Predictor
@@ -96,6 +97,17 @@ def test_one_predictor_serves_several_shapes():
 def test_xla_gives_the_same(one):
     for got, expected in zip(search(jit_compile=True), one, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_a_tpu_never_sees_a_compiled_function(monkeypatch):
+    def compiles(strategy=None):
+        return Predictor(lambda b: b, strategy, jit_compile=True).jit_compile
+
+    assert compiles()
+    assert not compiles(tracing_strategy(1))
+    found = ["/physical_device:TPU_SYSTEM:0"]
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: found)
+    assert not compiles()
 
 
 def test_every_sentence_has_hypotheses_of_its_own(one):

@@ -3,14 +3,17 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import tpu_checks
 from luna_tf.trainers import translate
+from luna_tf.trainers.translate_decoding import Translator
 from translation_runs import read_recipe
 
 from luna_tf.data.parallel import Shape
 from luna_tf.interop.tpu import compiling, lowering, replica_program
 from luna_tf.interop.tpu.simulate import simulate
 from luna_tf.interop.tpu.tracing import tracing_strategy
+from luna_tf.interop.translation import longest_translation
 
 SHAPE = Shape(source_length=16, target_length=8, rows=8)
 ATTENTIONS = ["luna", "softmax"]
@@ -64,12 +67,44 @@ def test_training_and_evaluation_are_traced(attention):
     assert not train.outputs and len(evaluation.outputs) == 1
 
 
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_beam_search_is_traced(attention, replicas):
+    strategy = tracing_strategy(replicas)
+    recipe = read_recipe("quick", **{**SMALL, "attention": attention})
+    with strategy.scope():
+        model = translate.make_model(recipe)
+    translator = Translator(
+        model, None, strategy, max_length=16, beam_size=2, jit_compile=True
+    )
+
+    def replica(batch):
+        # `trace` follows variables into no loop: they are read before it.
+        values = [(v, tf.identity(v.value)) for v in model.variables]
+        with keras.StatelessScope(state_mapping=values):
+            return translator.predictor.replica(batch)
+
+    program = replica_program.trace(
+        strategy,
+        replica,
+        {"encoder_token_ids": tf.TensorSpec((3, 16), tf.int32)},
+        [variable.value for variable in model.variables],
+    )
+    tokens, lengths, scores = program.outputs
+    longest = longest_translation(16, 1.5)
+    assert tokens.shape == (3 * replicas, 2, longest)
+    assert lengths.shape == scores.shape == (3 * replicas, 2)
+    ops = {node.op for node in program.graph.node}
+    ops |= {n.op for f in program.graph.library.function for n in f.node_def}
+    # The search is a loop, and only its results travel.
+    assert {"While", "StatelessWhile"} & ops
+    assert ("CrossReplicaSum" in ops) == (replicas > 1)
+
+
 @pytest.mark.multiprocess
 @tpu_checks.needs_jax
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_replicas_equal_one_device(attention):
-    import tensorflow as tf
-
     steps = list(batches(3))
     one = make_loop(attention, tf.distribute.get_strategy())
     one.build(steps[0])

@@ -4,7 +4,6 @@ from typing import Any
 
 import keras
 import keras_hub
-import tensorflow as tf
 from keras import ops
 
 
@@ -16,6 +15,7 @@ class CachedLanguageModel:
     """
 
     backbone: Any
+    preprocessor: Any
     sampler: Any
 
     def _logits(self, x):
@@ -44,24 +44,32 @@ class CachedLanguageModel:
         x, cache = self.backbone.decode(token_ids, cache, index, padding_mask)
         return self._logits(x), cache
 
-    def preprocess_samples(self: Any, x, y=None, sample_weight=None):
-        """Preprocesses the samples of `fit`, `evaluate` and `predict`.
+    # A preset brings the tokenizer's vocabulary after the constructor, and a
+    # graph does not know its size: Keras makes its functions outside of one.
 
-        Args:
-            x: what the preprocessor takes.
-            y: targets, or None.
-            sample_weight: weights, or None.
-
-        Returns:
-            The model's inputs, targets and weights.
-
-        Raises:
-            ValueError: if backbone and tokenizer differ in `vocabulary_size`.
-        """
-        # A preset brings the tokenizer's vocabulary after the constructor.
+    def make_train_function(self, *args, **kwargs):
         check_vocabulary(self.backbone, self.preprocessor)
-        samples: Any = super()
-        return samples.preprocess_samples(x, y, sample_weight)
+        return super().make_train_function(  # type: ignore[misc]
+            *args, **kwargs
+        )
+
+    def make_test_function(self, *args, **kwargs):
+        check_vocabulary(self.backbone, self.preprocessor)
+        return super().make_test_function(  # type: ignore[misc]
+            *args, **kwargs
+        )
+
+    def make_predict_function(self, *args, **kwargs):
+        check_vocabulary(self.backbone, self.preprocessor)
+        return super().make_predict_function(  # type: ignore[misc]
+            *args, **kwargs
+        )
+
+    def make_generate_function(self, *args, **kwargs):
+        check_vocabulary(self.backbone, self.preprocessor)
+        return super().make_generate_function(  # type: ignore[misc]
+            *args, **kwargs
+        )
 
     def get_compile_config(self):
         """Adds the sampler to what Keras saves of `compile`."""
@@ -147,9 +155,7 @@ def check_vocabulary(backbone: Any, preprocessor: Any) -> None:
     # While a file is read, the vocabulary comes after the tokenizer.
     if not getattr(tokenizer, "has_vocabulary", False):
         return
-    # KerasHub 0.25 asks a TensorFlow op, whose result a graph does not know.
-    with tf.init_scope():
-        got = tokenizer.vocabulary_size()
+    got = tokenizer.vocabulary_size()
     if got != backbone.vocabulary_size:
         raise ValueError(
             "`preprocessor` must have a tokenizer with the backbone's "

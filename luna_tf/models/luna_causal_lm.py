@@ -88,7 +88,6 @@ class LunaCausalLM(CachedLanguageModel, keras_hub.models.CausalLM):
         Returns:
             dict of `"token_ids"` and `"padding_mask"`.
         """
-        check_vocabulary(self.backbone, self.preprocessor)
         prompt = inputs["token_ids"]
         cache = self.initial_cache(ops.shape(prompt)[0], prompt.shape[1])
         token_ids, mask = continue_prompts(

@@ -105,7 +105,6 @@ class LunaSeq2SeqLM(CachedLanguageModel, keras_hub.models.Seq2SeqLM):
         Returns:
             dict of `"decoder_token_ids"` and `"decoder_padding_mask"`.
         """
-        check_vocabulary(self.backbone, self.preprocessor)
         prompt = inputs["decoder_token_ids"]
         cache = self.initial_cache(
             inputs["encoder_token_ids"],

@@ -32,7 +32,9 @@ def known_texts(texts: Any) -> list[str] | None:
     if not isinstance(texts, (list, tuple, np.ndarray)):
         if not hasattr(texts, "numpy"):
             return None
-        texts = np.ravel(texts.numpy())
+        texts = texts.numpy()
+    if not isinstance(texts, (list, tuple)):
+        texts = np.ravel(texts)
     return [t.decode() if isinstance(t, bytes) else str(t) for t in texts]
 
 

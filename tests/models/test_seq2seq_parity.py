@@ -165,12 +165,6 @@ def test_tied_entries_must_be_equal():
         fairseq.load_weights(model, state)
 
 
-def test_the_baseline_has_no_official_names():
-    model = LunaSeq2SeqBackbone(9, 1, 1, 4, 4, attention="softmax")
-    with pytest.raises(TypeError, match="attention='luna'.*'softmax'"):
-        fairseq.state_dict(model)
-
-
 def test_official_initialisation():
     model = LunaSeq2SeqBackbone(
         600, 1, 2, 64, 64, 8, share_embeddings="none", normalize_first=True

@@ -198,7 +198,7 @@ def test_attention_dropout_defaults_to_dropout():
 @pytest.fixture
 def drops(monkeypatch):
     """Records the rates and shapes of dropouts; each maps to zeros."""
-    from luna_tf.layers import _attention, luna_transformer_block
+    from luna_tf.layers import _attention, _block
 
     calls = []
 
@@ -207,7 +207,7 @@ def drops(monkeypatch):
         return x * 0
 
     monkeypatch.setattr(_attention, "dropout", record)
-    monkeypatch.setattr(luna_transformer_block, "dropout", record)
+    monkeypatch.setattr(_block, "dropout", record)
     return calls
 
 
@@ -241,7 +241,7 @@ def test_residuals_go_round_the_dropout(drops):
 
 
 def test_every_dropout_of_a_block_has_its_own_seed(monkeypatch):
-    from luna_tf.layers import _attention, luna_transformer_block
+    from luna_tf.layers import _attention, _block
 
     used = []
 
@@ -250,7 +250,7 @@ def test_every_dropout_of_a_block_has_its_own_seed(monkeypatch):
         return x
 
     monkeypatch.setattr(_attention, "dropout", record)
-    monkeypatch.setattr(luna_transformer_block, "dropout", record)
+    monkeypatch.setattr(_block, "dropout", record)
     block = LunaTransformerBlock(
         6, 2, dropout=0.1, activation_dropout=0.1, seed=5
     )

@@ -32,6 +32,12 @@ LEFT_OUT = (
     "int8_is_close",
     "lora_acts",
     "65536",
+    "prefill_and_rest",
+    "prefill_and_single",
+    "blocks_of_several",
+    "blocks_in_bfloat16",
+    "nothing kept",
+    "drop_the_same[False",
 )
 
 
@@ -86,7 +92,7 @@ def run(*arguments):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     (passed,) = re.findall(r"(\d+) passed", done.stdout)

@@ -36,7 +36,6 @@ LEFT_OUT = (
     "prefill_and_single",
     "blocks_of_several",
     "blocks_in_bfloat16",
-    "nothing kept",
     "drop_the_same[False",
 )
 

@@ -205,7 +205,7 @@ def test_an_untied_cancelled_bias_gets_no_noise(first):
     _, _, weights = gradients.run(
         lambda **arrays: dict(zip("xp", block(*in_order(arrays)), strict=True)),
         block.trainable_variables,
-        dict(zip(("x", "p", "encoded"), inputs(), strict=True)),
+        dict(zip("xpe", inputs(), strict=True)),
         {
             "x": rng.normal(size=(2, LENGTH, WIDTH)).astype("float32"),
             "p": rng.normal(size=(2, SLOTS, WIDTH)).astype("float32"),
@@ -228,7 +228,7 @@ def training_step(block, cross):
     arrays = [a for a in inputs(cross) if a is not None]
 
     def function(**given):
-        outputs = block(*given.values(), training=True)
+        outputs = block(*in_order(given), training=True)
         return dict(zip("xp", outputs, strict=True))
 
     cotangents = {"x": np.ones_like(arrays[0]), "p": arrays[1]}

@@ -14,7 +14,7 @@ from golden_cases import (
 )
 
 from luna_tf import LunaAttention, LunaTransformerBlock
-from luna_tf.interop import fairseq
+from luna_tf.interop import fairseq, fairseq_names
 from luna_tf.layers import LunaCausalAttention, LunaDecoderBlock
 from luna_tf.models import LRAClassifier
 
@@ -33,7 +33,7 @@ MODES = pytest.mark.parametrize(
 
 def official_gradients(target, values):
     """Our gradients under official names and in official layouts."""
-    entries = fairseq._entries_of(target)
+    entries = fairseq_names.entries_of(target)
     paths = [v.path for v in target.trainable_variables]
     by_path = dict(zip(paths, values, strict=True))
     return {e.name: e.to_official(by_path[e.variable.path]) for e in entries}

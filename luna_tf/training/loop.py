@@ -21,6 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from .strategy import may_jit_compile
 from .tasks import Batch, Scores, Task
 
 _SUM = tf.distribute.ReduceOp.SUM
@@ -120,12 +121,7 @@ class Loop:
         self.strategy: Any = strategy or tf.distribute.get_strategy()
         self.accumulation_steps = accumulation_steps
         self.num_replicas = self.strategy.num_replicas_in_sync
-        on_tpu = isinstance(self.strategy, tf.distribute.TPUStrategy)
-        # TensorFlow for TPUs has no XLA for the host.
-        for_tpu = bool(tf.config.list_physical_devices("TPU_SYSTEM"))
-        self.jit_compile = (
-            jit_compile and self.num_replicas == 1 and not (on_tpu or for_tpu)
-        )
+        self.jit_compile = jit_compile and may_jit_compile(self.strategy)
         # Float16 scales the loss: an overflow is then part of the method, and
         # the inner optimizer clips after it has removed the scale.
         self._scales_loss = isinstance(

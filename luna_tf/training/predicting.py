@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from .sources import IndexedSource, Share, evaluation_dataset, evaluation_steps
+from .strategy import may_jit_compile
 from .tasks import Batch
 
 
@@ -43,12 +44,7 @@ class Predictor:
         self._replicas = self._strategy.num_replicas_in_sync
         self._shapes: dict[str, tf.TensorShape] = {}
         self._body: Any = self.replica
-        on_tpu = isinstance(self._strategy, tf.distribute.TPUStrategy)
-        # As in `Loop`: TensorFlow for TPUs has no XLA for the host.
-        for_tpu = bool(tf.config.list_physical_devices("TPU_SYSTEM"))
-        self.jit_compile = (
-            jit_compile and self._replicas == 1 and not (on_tpu or for_tpu)
-        )
+        self.jit_compile = jit_compile and may_jit_compile(self._strategy)
         if self.jit_compile:
             self._body = tf.function(
                 self.replica, jit_compile=True, autograph=False

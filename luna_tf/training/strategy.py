@@ -28,6 +28,32 @@ class StrategyError(ValueError):
     """A choice of devices that cannot be had, told in one readable line."""
 
 
+def may_jit_compile(strategy: tf.distribute.Strategy) -> bool:
+    """Whether a step of `strategy` may be compiled by XLA on request.
+
+    Not with several replicas, whose collectives XLA for the host lacks; not on
+    a TPU, where TensorFlow compiles every step itself; and not on the host of
+    TensorFlow for TPUs, which comes without XLA for the host.
+
+    Args:
+        strategy: what the step runs under.
+
+    Returns:
+        Whether `tf.function(jit_compile=True)` works.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> may_jit_compile(tf.distribute.get_strategy())
+    True
+    """
+    return (
+        strategy.num_replicas_in_sync == 1
+        and not isinstance(strategy, tf.distribute.TPUStrategy)
+        and not tf.config.list_physical_devices("TPU_SYSTEM")
+    )
+
+
 class Meeting:
     """Lets the workers of a strategy wait for each other and agree.
 

@@ -73,8 +73,7 @@ class NestedAttention(keras.layers.Layer):
             (None, *output),
             bias_axes=output_axes if self.use_bias else None,
             kernel_initializer=MatrixInitializer(
-                _arguments.clone_initializer(self.kernel_initializer),
-                math.prod(shape[2:]),
+                self.kernel_initializer, math.prod(shape[2:])
             ),
             bias_initializer=_arguments.clone_initializer(
                 self.bias_initializer

@@ -5,6 +5,8 @@ import math
 import keras
 from keras import ops
 
+from luna_tf.layers._arguments import clone_initializer
+
 
 @keras.saving.register_keras_serializable(package="luna_tf")
 class MatrixInitializer(keras.initializers.Initializer):
@@ -15,12 +17,14 @@ class MatrixInitializer(keras.initializers.Initializer):
     then starts out uniform, which Luna's two in a row hardly leave.
 
     Args:
-        initializer: Initializer of a matrix.
+        initializer: Initializer of a matrix; a fresh copy of it is used.
         rows: int, width of what the matrix is applied to.
     """
 
     def __init__(self, initializer, rows):
-        self.initializer = keras.initializers.get(initializer)
+        self.initializer = clone_initializer(
+            keras.initializers.get(initializer)
+        )
         self.rows = rows
 
     def __call__(self, shape, dtype=None):

@@ -102,18 +102,17 @@ class SoftmaxTransformerBlock(TransformerBlock):
                 f"`num_heads` must divide the width of `inputs`, {width}. "
                 f"Got: {self.num_heads}"
             )
+        arguments = self._dense_arguments()
+        arguments["kernel_initializer"] = MatrixInitializer(
+            self.kernel_initializer, width
+        )
         self.self_attention = keras.layers.MultiHeadAttention(
             self.num_heads,
             width // self.num_heads,
             dropout=self.attention_dropout,
             seed=self.seed,
             name="self_attention",
-            **{
-                **self._dense_arguments(),
-                "kernel_initializer": MatrixInitializer(
-                    _arguments.clone_initializer(self.kernel_initializer), width
-                ),
-            },
+            **arguments,
         )
         self.self_attention.build(inputs_shape, inputs_shape)
         self._build_norms(self_attention=inputs_shape, feedforward=inputs_shape)

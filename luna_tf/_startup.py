@@ -9,7 +9,7 @@ _MODULES = {
     f"{package}.{name}"
     for package in ("trainers", "luna_tf.trainers")
     for name in _PROGRAMS
-} | {"luna_tf.interop.tpu.child"}
+} | {"luna_tf.interop.tpu.child", "luna_tf.data.lra.man_pages"}
 
 
 def is_own_program() -> bool:

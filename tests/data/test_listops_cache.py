@@ -19,7 +19,7 @@ import pytest
 import tensorflow as tf
 
 import luna_tf
-from luna_tf.data.lra import listops_cache
+from luna_tf.data.lra import data_cache, listops_cache
 from luna_tf.data.lra.listops import VOCABULARY, to_tsv_source
 from luna_tf.data.lra.listops_cache import load_or_generate, load_tsv_folder
 from luna_tf.data.lra.listops_generator import ListOpsConfig, generate
@@ -189,10 +189,11 @@ def test_failure_at_any_step_leaves_nothing(
 
     with monkeypatch.context() as patch:
         # Three files, each flushed; then the description and the folder.
-        for name in ("_write_records", "_flush"):
-            patch.setattr(
-                listops_cache, name, failing(getattr(listops_cache, name))
-            )
+        for module, name in (
+            (listops_cache, "_write_records"),
+            (data_cache, "_flush"),
+        ):
+            patch.setattr(module, name, failing(getattr(module, name)))
         with pytest.raises(Killed):
             load_or_generate(tmp_path, CONFIG)
     assert not list(tmp_path.iterdir())

@@ -1,17 +1,29 @@
-"""The tasks of the Long Range Arena.
+"""The tasks of the Long Range Arena: generators, readers, batches.
 
 Importing this does not import TensorFlow.
 """
 
+from luna_tf.data.lra.images import load_images
+from luna_tf.data.lra.labelled import LabelledSplits
 from luna_tf.data.lra.listops import Split, read_tsv
 from luna_tf.data.lra.listops_cache import load_or_generate, load_tsv_folder
 from luna_tf.data.lra.listops_generator import ListOpsConfig, generate
+from luna_tf.data.lra.retrieval import load_retrieval
+from luna_tf.data.lra.splits import ImageSplit, Sequences, TextSplit
+from luna_tf.data.lra.text import load_text
 
 __all__ = [
+    "ImageSplit",
+    "LabelledSplits",
     "ListOpsConfig",
+    "Sequences",
     "Split",
+    "TextSplit",
     "generate",
+    "load_images",
     "load_or_generate",
+    "load_retrieval",
+    "load_text",
     "load_tsv_folder",
     "read_tsv",
 ]

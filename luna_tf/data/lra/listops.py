@@ -24,6 +24,7 @@ from luna_tf.data.lra.listops_expressions import (
     evaluate,
     to_tsv_source,
 )
+from luna_tf.data.lra.splits import Sequences, join_rows
 
 __all__ = [
     "CLS_ID",
@@ -48,8 +49,8 @@ _PLACES_SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Split:
-    """Examples in memory, one byte per token, indexed from 0.
+class Split(Sequences):
+    """Expressions in memory, one byte per token, indexed from 0.
 
     Args:
         tokens: uint8, the ids of all examples end to end, without `<cls>`,
@@ -70,55 +71,25 @@ class Split:
     ```
     """
 
-    tokens: np.ndarray
-    row_splits: np.ndarray
     labels: np.ndarray
 
-    def __post_init__(self):
-        for name, dtype in (
-            ("tokens", np.uint8),
-            ("row_splits", np.int64),
-            ("labels", np.uint8),
-        ):
-            object.__setattr__(
-                self, name, np.asarray(getattr(self, name), dtype)
-            )
-        ends = self.row_splits
-        if (
-            ends.shape != (len(self.labels) + 1,)
-            or ends[0] != 0
-            or ends[-1] != len(self.tokens)
-            or np.any(np.diff(ends) < 1)
-        ):
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        labels = np.asarray(self.labels, np.uint8)
+        object.__setattr__(self, "labels", labels)
+        if labels.shape != (len(self.row_splits) - 1,):
             raise ValueError(
-                "row_splits must rise from 0 to the number of tokens and have "
-                "one entry more than there are labels. Received: "
-                f"{len(self.tokens)} tokens, {len(self.labels)} labels, "
-                f"row_splits={ends}."
+                "row_splits must have one entry more than there are labels. "
+                f"Received: {len(labels)} labels, "
+                f"row_splits={self.row_splits}."
             )
 
     @classmethod
-    def from_rows(
+    def from_rows(  # type: ignore[override]
         cls, rows: Sequence[np.ndarray], labels: Sequence[int] | np.ndarray
     ) -> "Split":
         """Returns the split whose i-th example is the ids `rows[i]`."""
-        row_splits = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum([len(row) for row in rows], out=row_splits[1:])
-        tokens = np.concatenate([np.zeros(0, np.uint8), *rows])
-        return cls(tokens, row_splits, np.asarray(labels))
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens per example, brackets included (int64)."""
-        return np.diff(self.row_splits)
-
-    def example(self, i: int) -> np.ndarray:
-        """Returns the ids of example `i` (uint8); IndexError beyond the end."""
-        i = range(len(self))[i]
-        return self.tokens[self.row_splits[i] : self.row_splits[i + 1]]
+        return cls(*join_rows(rows), np.asarray(labels))
 
     def padded(
         self,

@@ -12,11 +12,7 @@ ACCUMULATED = "masked/adamw/2"
 # gradients, which makes more of rounding where a gradient is tiny.
 WEIGHTS = {"sgd": 1e-6, "adamw": 2e-5}
 
-pytestmark = [
-    pytest.mark.multiprocess,
-    # One worker of xdist: the results are shared within a process only.
-    pytest.mark.xdist_group("equality"),
-]
+pytestmark = pytest.mark.multiprocess
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,8 @@ from keras import ops
 
 from luna_tf.interop.fairseq_names import entries_of
 
+# Standard deviations of the two vectors that embed values, in both schemes.
+_VALUES = {"value_gain": 1.0, "value_shift": 0.1}
 # Entries of a state dict that are tables or bookkeeping, not weights.
 _BUFFERS = re.compile(r"(^|\.)(version|_float_tensor|projected_positions)$")
 
@@ -158,8 +160,9 @@ def initialize(target: Any, scheme: str = "fairseq", seed: int = 0) -> None:
             inputs Xavier with gain `1/sqrt(2)` and, unlike Keras, random
             biases; tables of standard deviation `D ** -0.5`), or `"bert"`
             (normal with standard deviation 0.02 and zero biases), which the
-            paper's ListOps and Text models use. `p` has standard deviation
-            `D ** -0.5` in both.
+            paper's ListOps and Text models use. In both, `p` has standard
+            deviation `D ** -0.5`, and the two vectors that embed values have 1
+            and 0.1.
         seed: int.
 
     Raises:
@@ -179,13 +182,17 @@ def initialize(target: Any, scheme: str = "fairseq", seed: int = 0) -> None:
         raise ValueError(
             f"`scheme` must be 'fairseq' or 'bert'. Got: {scheme!r}"
         )
+    draw = _bert if scheme == "bert" else _fairseq
     rng = np.random.default_rng(seed)
     entries = {entry.name: entry for entry in entries_of(target)}
     for name, entry in entries.items():
         # A bias is bounded by the number of inputs of its weight.
         weight = entries.get(re.sub(r"bias$", "weight", name), entry)
-        draw = _bert if scheme == "bert" else _fairseq
-        array = draw(rng, entry.role, entry.shape, weight.shape[-1])
+        role, shape = entry.role, entry.shape
+        if role in _VALUES:
+            array = rng.normal(size=shape) * _VALUES[role]
+        else:
+            array = draw(rng, role, shape, weight.shape[-1])
         entry.variable.assign(entry.from_official(array))
 
 

@@ -231,8 +231,14 @@ def _packed(layer: PackedEmbedding) -> Iterator[Entry]:
 def _embedding(layer: LunaEmbedding) -> Iterator[Entry]:
     if layer.packed_embedding is not None:
         yield from _packed(layer.packed_embedding)
-    tokens = layer.token_embedding.embeddings
-    yield from _table("embed_tokens.weight", tokens, "tokens")
+    if layer.vocabulary_size is None:
+        values = layer.value_embedding
+        shape = (layer.hidden_dim,)
+        yield Entry("embed_tokens.weight", values.kernel, "value_gain", shape)
+        yield Entry("embed_tokens.bias", values.bias, "value_shift", shape)
+    else:
+        tokens = layer.token_embedding.embeddings
+        yield from _table("embed_tokens.weight", tokens, "tokens")
     yield from _positions(layer)
     if layer.normalize:
         yield from _layer_norm("emb_layer_norm", layer.layer_norm)
@@ -250,8 +256,8 @@ def _positions(layer: LunaEmbedding) -> Iterator[Entry]:
 def _lra(model: LRAClassifier) -> Iterator[Entry]:
     yield from _below("encoder.encoder.", _embedding(model.embedding))
     for index, block in enumerate(model.blocks):
-        entries = _ENTRIES[type(block).__name__]
-        yield from _below(f"encoder.encoder.layers.{index}.", entries(block))
+        entries = iter(entries_of(block))
+        yield from _below(f"encoder.encoder.layers.{index}.", entries)
     *hidden, output = [layer for layer in model.head if layer.weights]
     for index, layer in enumerate(hidden):
         yield from _linear(f"classifier.{index}", layer, "dense")

@@ -1,4 +1,4 @@
-"""Export of a token classifier as a SavedModel."""
+"""Export of a sequence classifier as a SavedModel."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def export_saved_model(model: keras.Model, path: str | os.PathLike) -> None:
     """Writes a classifier as a SavedModel with named inputs and outputs.
 
     The result needs TensorFlow alone: it loads where neither luna_tf nor
-    Keras is installed. Its signature `serving_default` takes `token_ids`,
-    int32 of shape `(batch, length)`, both dynamic, and returns a dictionary
-    of float32 tensors of shape `(batch, classes)`: `logits` and
-    `probabilities`. Dropout is off.
+    Keras is installed. Its signature `serving_default` takes the input of the
+    model by its name and in its shape, such as `token_ids`, int32 `(batch,
+    length)`, both dynamic, and returns a dictionary of float32 tensors of
+    shape `(batch, classes)`: `logits` and `probabilities`. Dropout is off.
 
     Args:
-        model: maps int32 token ids `(batch, length)` to logits
+        model: functional model of one input that returns logits
             `(batch, classes)`. Build it in float32: other tools read a
             mixed-precision SavedModel badly or not at all.
         path: folder to write, created if need be.
@@ -41,17 +41,18 @@ def export_saved_model(model: keras.Model, path: str | os.PathLike) -> None:
     """
     check_float32(model)
 
-    def serve(token_ids: tf.Tensor) -> dict[str, Any]:
-        logits = tf.cast(model(token_ids, training=False), tf.float32)
+    def serve(inputs: tf.Tensor) -> dict[str, Any]:
+        logits = tf.cast(model(inputs, training=False), tf.float32)
         return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
 
+    (given,) = model.inputs
     archive = keras.export.ExportArchive()
     archive.track(model)
     archive.add_endpoint(
         "serve",
         serve,
         input_signature=[
-            tf.TensorSpec([None, None], tf.int32, name="token_ids")
+            tf.TensorSpec(given.shape, given.dtype, name=given.name)
         ],
     )
     with quiet():

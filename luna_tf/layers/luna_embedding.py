@@ -22,7 +22,9 @@ class LunaEmbedding(keras.layers.Layer):
     (official sentence encoder; Luna paper, section 3.2).
 
     Args:
-        vocabulary_size: int, number of token ids `V`.
+        vocabulary_size: int, number of token ids `V`, or None for a layer whose
+            inputs are real numbers, such as grey levels: each is multiplied by
+            a vector and another vector is added (`padding_id` must be None).
         hidden_dim: int, width `D`.
         packed_length: int, rows `L` of the packed sequence, or None for a model
             that takes its packed sequence from elsewhere or has none: then only
@@ -52,7 +54,8 @@ class LunaEmbedding(keras.layers.Layer):
         **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
 
     Call arguments:
-        token_ids: integer tensor `(B, T)`.
+        token_ids: integer tensor `(B, T)`; a float tensor of values where
+            `vocabulary_size` is None.
         padding_mask: `(B, T)`, bool or integer, nonzero = keep. Replaces
             `token_ids != padding_id`.
         start_index: int or integer scalar tensor, how many tokens precede the
@@ -95,9 +98,13 @@ class LunaEmbedding(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        _arguments.check_positive(
-            vocabulary_size=vocabulary_size, hidden_dim=hidden_dim
-        )
+        _arguments.check_positive(hidden_dim=hidden_dim)
+        if vocabulary_size is None:
+            _check_no_tokens(
+                padding_id=padding_id, token_embedding=token_embedding
+            )
+        else:
+            _arguments.check_positive(vocabulary_size=vocabulary_size)
         _arguments.check_choice(
             POSITIONS, position_embedding=position_embedding
         )
@@ -138,7 +145,9 @@ class LunaEmbedding(keras.layers.Layer):
 
     def build(self, token_ids_shape):
         _arguments.check_rank(2, token_ids=token_ids_shape)
-        if self.token_embedding is None:
+        if self.vocabulary_size is None:
+            self.value_embedding = self._value_embedding()
+        elif self.token_embedding is None:
             self.token_embedding = self._table(
                 "token_embedding", self.vocabulary_size
             )
@@ -181,9 +190,26 @@ class LunaEmbedding(keras.layers.Layer):
         layer.build((None, None))
         return layer
 
+    def _value_embedding(self):
+        # A `Dense` and not bare weights, so that LoRA and int8 reach it.
+        layer = keras.layers.Dense(
+            self.hidden_dim,
+            kernel_initializer=keras.initializers.RandomNormal(stddev=1.0),
+            bias_initializer=keras.initializers.RandomNormal(stddev=0.1),
+            dtype=self.dtype_policy,
+            name="value_embedding",
+        )
+        layer.build((None, None, 1))
+        return layer
+
+    def _embed(self, inputs):
+        if self.vocabulary_size is None:
+            return self.value_embedding(ops.expand_dims(inputs, -1))
+        return self.token_embedding(inputs)
+
     def call(self, token_ids, padding_mask=None, start_index=0, training=None):
         mask = self._checked_mask(token_ids, padding_mask, start_index)
-        x = self.token_embedding(token_ids) * self.scale
+        x = self._embed(token_ids) * self.scale
         x = self._add_positions(x, mask, start_index)
         if self.normalize:
             x = self.layer_norm(x)
@@ -232,9 +258,14 @@ class LunaEmbedding(keras.layers.Layer):
     def _checked_mask(self, token_ids, padding_mask, start_index=0):
         _arguments.check_rank(2, token_ids=token_ids)
         dtype = keras.backend.standardize_dtype(token_ids.dtype)
-        if "int" not in dtype:
+        kind, allowed = (
+            ("float", "floating-point values with vocabulary_size=None")
+            if self.vocabulary_size is None
+            else ("int", "integers")
+        )
+        if kind not in dtype:
             raise ValueError(
-                f"`token_ids` must be integers. Got dtype: {dtype}"
+                f"`token_ids` must be {allowed}. Got dtype: {dtype}"
             )
         length = token_ids.shape[1]
         start = start_index if isinstance(start_index, int) else 0
@@ -298,6 +329,15 @@ class LunaEmbedding(keras.layers.Layer):
             config.get("token_embedding")
         )
         return super().from_config(config)
+
+
+def _check_no_tokens(**given):
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(
+                f"`{name}` must be None with vocabulary_size=None, which "
+                f"stands for values and not tokens. Got: {value!r}"
+            )
 
 
 def _check_table(table, vocabulary_size, hidden_dim):

@@ -2,27 +2,24 @@
 
 import keras
 
-from luna_tf.layers import (
-    LunaEmbedding,
-    LunaPooling,
-    LunaTransformerBlock,
-)
+from luna_tf.layers import LunaEmbedding, LunaPooling, LunaTransformerBlock
 from luna_tf.layers._arguments import (
     check_choice,
     check_positive,
     check_rate,
 )
 from luna_tf.layers.luna_pooling import POOLING
-from luna_tf.layers.softmax_transformer_block import SoftmaxTransformerBlock
-
-ATTENTIONS = ("luna", "softmax")
-# What softmax attention has no use for, and the value that says so.
-_LUNA_ONLY = {
-    "num_pack_heads": None,
-    "tie_key_value": False,
-    "dynamic_packing": True,
-    "contraction": "auto",
-}
+from luna_tf.models.lra_head import (
+    PAIR_FEATURES,
+    join_pairs,
+    make_head,
+)
+from luna_tf.models.lra_inputs import (
+    check_inputs,
+    make_input,
+    stack_documents,
+)
+from luna_tf.models.lra_mixers import find_mixer
 
 
 @keras.saving.register_keras_serializable(package="luna_tf")
@@ -35,10 +32,12 @@ class LRAClassifier(keras.Model):
     architectures' (Luna paper, section 4.1 and appendix).
 
     With `attention="softmax"` it is the baseline: the same encoder with
-    softmax attention in its blocks and without a packed sequence.
+    softmax attention in its blocks and without a packed sequence. With
+    `num_documents=2` it compares two texts (Retrieval): one encoder reads
+    both, and the head sees the features of the pair.
 
     Args:
-        vocabulary_size: int, number of token ids.
+        vocabulary_size: int, number of token ids. None with values.
         num_classes: int, number of classes.
         max_sequence_length: int, longest input that learned positions cover.
         num_layers: int, how often a block is applied.
@@ -71,13 +70,21 @@ class LRAClassifier(keras.Model):
         remat: bool, see `LunaTransformerBlock`.
         seed: int, seed of all dropouts.
         dtype: dtype or policy of all layers but the output, which is float32.
-        attention: `"luna"` or `"softmax"`. With softmax, arguments that are
-            Luna's alone must keep their defaults, and `pooling` cannot be
-            `"packed"`.
+        attention: `"luna"`, `"softmax"` or another name in
+            `lra_mixers.MIXERS`. With softmax, arguments that are Luna's alone
+            must keep their defaults, and `pooling` cannot be `"packed"`.
+        num_documents: 1 or 2, texts per example.
+        pair_features: `"concatenation"` (the second document's vector, then
+            the first's) or `"interaction"` (both, their product and their
+            difference): what the head sees of two documents.
+        input_type: `"tokens"`, or `"values"` for sequences of real numbers such
+            as grey levels. Each is multiplied by a vector, and another vector
+            is added; nothing is padding, and `padding_id` must be None.
         **kwargs: `name`, `trainable` of `keras.Model`.
 
     Call arguments:
-        token_ids: integer tensor `(B, T)`.
+        token_ids: integer tensor `(B, T)`, or `(B, 2, T)` with two documents.
+            In place of it, with values, `pixel_values`: float tensor.
 
     Returns:
         Logits `(B, num_classes)`, float32.
@@ -128,111 +135,94 @@ class LRAClassifier(keras.Model):
         seed=None,
         dtype=None,
         attention="luna",
+        num_documents=1,
+        pair_features="concatenation",
+        input_type="tokens",
         **kwargs,
     ):
         check_positive(num_classes=num_classes, num_layers=num_layers)
         check_rate(head_dropout=head_dropout)
         check_choice(POOLING, pooling=pooling)
-        check_choice(ATTENTIONS, attention=attention)
+        check_inputs(input_type, vocabulary_size, padding_id, num_documents)
+        check_choice(PAIR_FEATURES, pair_features=pair_features)
+        if num_documents == 1 and pair_features != "concatenation":
+            raise ValueError(
+                "`pair_features` must be 'concatenation' with "
+                f"num_documents=1, which has no pairs. Got: {pair_features!r}"
+            )
         if head_hidden_dim is not None:
             check_positive(head_hidden_dim=head_hidden_dim)
+        optional = {
+            "num_pack_heads": num_pack_heads,
+            "tie_key_value": tie_key_value,
+            "dynamic_packing": dynamic_packing,
+            "contraction": contraction,
+        }
+        mixer = find_mixer(attention, pooling, optional)
+        if mixer.packed:
+            check_positive(packed_length=packed_length)
 
         def layer_seed(index):
             # Far apart: a block takes two seeds in a row.
             return None if seed is None else seed + 1000 * index
 
         # === Layers ===
-        embedding_arguments = {
-            "vocabulary_size": vocabulary_size,
-            "hidden_dim": hidden_dim,
-            "max_sequence_length": max_sequence_length,
-            "position_embedding": position_embedding,
-            "first_position": first_position,
-            "scale": embedding_scale,
-            "dropout": dropout,
-            "padding_id": padding_id,
-            "seed": layer_seed(0),
-            "dtype": dtype,
-            "name": "embedding",
-        }
-        block_arguments = {
-            "intermediate_dim": intermediate_dim,
-            "num_heads": num_heads,
-            "dropout": dropout,
-            "attention_dropout": attention_dropout,
-            "activation_dropout": activation_dropout,
-            "activation": activation,
-            "normalize_first": normalize_first,
-            "remat": remat,
-            "dtype": dtype,
-        }
-        luna_arguments = {
-            "num_pack_heads": num_pack_heads,
-            "tie_key_value": tie_key_value,
-            "contraction": contraction,
-        }
-        if attention == "luna":
-            check_positive(packed_length=packed_length)
-            embedding = LunaEmbedding(
-                packed_length=packed_length,
-                dynamic_packing=dynamic_packing,
-                **embedding_arguments,
-            )
-            block_class: type = LunaTransformerBlock
-            block_arguments.update(luna_arguments)
-        else:
-            _check_softmax(
-                pooling, dynamic_packing=dynamic_packing, **luna_arguments
-            )
-            embedding = LunaEmbedding(packed_length=None, **embedding_arguments)
-            block_class = SoftmaxTransformerBlock
+        embedding = LunaEmbedding(
+            vocabulary_size=vocabulary_size,
+            hidden_dim=hidden_dim,
+            packed_length=packed_length if mixer.packed else None,
+            max_sequence_length=max_sequence_length,
+            position_embedding=position_embedding,
+            first_position=first_position,
+            scale=embedding_scale,
+            dropout=dropout,
+            padding_id=padding_id,
+            dynamic_packing=dynamic_packing,
+            seed=layer_seed(0),
+            dtype=dtype,
+            name="embedding",
+        )
         blocks = [
-            block_class(
+            mixer.block(
+                intermediate_dim=intermediate_dim,
+                num_heads=num_heads,
+                dropout=dropout,
+                attention_dropout=attention_dropout,
+                activation_dropout=activation_dropout,
+                activation=activation,
+                normalize_first=normalize_first,
+                remat=remat,
                 seed=layer_seed(index + 1),
+                dtype=dtype,
                 name=f"block_{index}",
-                **block_arguments,
+                **{name: optional[name] for name in mixer.block_arguments},
             )
             for index in range(1 if share_layers else num_layers)
         ]
         pool = LunaPooling(
             pooling, pooling_includes_padding, dtype=dtype, name="pooling"
         )
-        head = []
-        if head_dropout:
-            head.append(
-                keras.layers.Dropout(
-                    head_dropout,
-                    seed=layer_seed(num_layers + 1),
-                    dtype=dtype,
-                    name="head_dropout",
-                )
-            )
-        if head_hidden_dim is not None:
-            head.append(
-                keras.layers.Dense(
-                    head_hidden_dim,
-                    activation="relu",
-                    dtype=dtype,
-                    name="head_hidden",
-                )
-            )
-        head.append(
-            keras.layers.Dense(
-                num_classes, use_bias=False, dtype="float32", name="logits"
-            )
+        head = make_head(
+            num_classes,
+            head_hidden_dim,
+            head_dropout,
+            layer_seed(num_layers + 1),
+            dtype,
         )
 
         # === Functional Model ===
-        token_ids = keras.Input((None,), dtype="int32", name="token_ids")
+        inputs = make_input(input_type, num_documents)
+        x = inputs if num_documents == 1 else stack_documents(inputs)
         # The tokens and, with Luna, the packed sequence.
-        sequences = keras.tree.flatten(embedding(token_ids))
-        for index in range(num_layers):
-            block = blocks[0 if share_layers else index]
+        sequences = keras.tree.flatten(embedding(x))
+        for block in _applied(blocks, num_layers):
             sequences = keras.tree.flatten(block(*sequences))
         x = pool(sequences[0], sequences[-1])
+        if num_documents == 2:
+            x = join_pairs(x, pair_features)
         for layer in head:
             x = layer(x)
-        super().__init__(inputs=token_ids, outputs=x, **kwargs)
+        super().__init__(inputs=inputs, outputs=x, **kwargs)
 
         # === Config ===
         self.embedding = embedding
@@ -270,7 +260,51 @@ class LRAClassifier(keras.Model):
             "remat": remat,
             "seed": seed,
             "attention": attention,
+            "num_documents": num_documents,
+            "pair_features": pair_features,
+            "input_type": input_type,
         }
+
+    def attention_scores(self, inputs):
+        """Returns what every block attends to, for pictures.
+
+        Dropout is off. Rows of padded tokens mean nothing.
+
+        Args:
+            inputs: those of a call.
+
+        Returns:
+            list with a pair per block, in the order of application: pack
+            weights `(B, Hp, L, T)`, of each slot over the tokens, and unpack
+            weights `(B, H, T, L)`, of each token over the slots (Luna paper,
+            equations 4 and 5). With two documents `2 B` rows, those of the
+            second documents last.
+
+        Raises:
+            ValueError: if the attention is not Luna's.
+
+        Example:
+
+        >>> import numpy as np
+        >>> from luna_tf.models import LRAClassifier
+        >>> model = LRAClassifier(18, 10, 100, 2, 4, 32, 64, packed_length=8)
+        >>> scores = model.attention_scores(np.array([[1, 5, 6, 2]]))
+        >>> [tuple(weights.shape) for weights in scores[-1]]
+        [(1, 4, 8, 4), (1, 4, 4, 8)]
+        """
+        if not isinstance(self.blocks[0], LunaTransformerBlock):
+            raise ValueError(
+                "`attention_scores` needs a model with attention='luna'. Got: "
+                f"attention={self._config['attention']!r}"
+            )
+        if self._config["num_documents"] == 2:
+            inputs = stack_documents(inputs)
+        x, p = self.embedding(inputs)
+        scores = []
+        for block in _applied(self.blocks, self._config["num_layers"]):
+            x, p, *of_block = block(x, p, return_attention_scores=True)
+            scores.append(tuple(of_block))
+        return scores
 
     def get_config(self):
         return {
@@ -291,16 +325,6 @@ class LRAClassifier(keras.Model):
         return cls(**config)
 
 
-def _check_softmax(pooling, **given):
-    """Refuses what only Luna has."""
-    if pooling == "packed":
-        raise ValueError(
-            "`pooling` must be 'cls' or 'mean' with attention='softmax', "
-            "which has no packed sequence. Got: 'packed'"
-        )
-    for name, value in given.items():
-        if value != _LUNA_ONLY[name]:
-            raise ValueError(
-                f"`{name}` must be {_LUNA_ONLY[name]!r} with "
-                f"attention='softmax', which does not use it. Got: {value!r}"
-            )
+def _applied(blocks, num_layers):
+    """Blocks in the order of application: a shared one again and again."""
+    return (blocks * num_layers)[:num_layers]

@@ -52,6 +52,16 @@ def classifier(**kwargs):
     return LRAClassifier(11, 4, 9, 2, 2, 8, 12, 3, **kwargs)
 
 
+def pair_classifier():
+    return classifier(num_documents=2, head_hidden_dim=5)
+
+
+def value_classifier():
+    return LRAClassifier(
+        None, 4, 9, 2, 2, 8, 12, 3, padding_id=None, input_type="values"
+    )
+
+
 def softmax_block():
     layer = SoftmaxTransformerBlock(12, 2)
     layer.build(X.shape)
@@ -104,6 +114,8 @@ TARGETS = pytest.mark.parametrize(
         packed,
         embedding,
         classifier,
+        pair_classifier,
+        value_classifier,
         softmax_block,
         softmax_classifier,
         softmax_translator,
@@ -310,6 +322,26 @@ def test_bert_initialisation_by_role():
         else:
             assert is_normal(array, 0.02), name
     assert_norms_are_plain(state)
+
+
+@pytest.mark.parametrize("scheme", ["fairseq", "bert"])
+def test_initialisation_of_values(scheme):
+    layer = LunaEmbedding(None, 4096, 3, 2, padding_id=None)
+    layer.build((None, None))
+    fairseq.initialize(layer, scheme, seed=5)
+    state = fairseq.state_dict(layer)
+    assert state["embed_tokens.weight"].shape == (4096,)
+    assert is_normal(state["embed_tokens.weight"], 1.0)
+    assert is_normal(state["embed_tokens.bias"], 0.1)
+
+
+def test_a_head_for_pairs_reads_both_vectors():
+    state = fairseq.state_dict(pair_classifier())
+    assert state["classifier.0.weight"].shape == (5, 16)
+    other = classifier(num_documents=2, pair_features="interaction")
+    assert fairseq.state_dict(other)[
+        "sentence_projection_layer.weight"
+    ].shape == (4, 32)
 
 
 def assert_norms_are_plain(state):

@@ -10,13 +10,12 @@ from golden_cases import (
     assert_close,
     assert_gradients_close,
     cases,
-    formula_weights,
 )
+from official import official_gradients
 
 from luna_tf import LunaAttention, LunaTransformerBlock
-from luna_tf.interop import fairseq, fairseq_names
+from luna_tf.interop import fairseq
 from luna_tf.layers import LunaCausalAttention, LunaDecoderBlock
-from luna_tf.models import LRAClassifier
 
 golden = functools.cache(GoldenFile)
 
@@ -29,14 +28,6 @@ MODES = pytest.mark.parametrize(
         ("absorbed", True),
     ],
 )
-
-
-def official_gradients(target, values):
-    """Our gradients under official names and in official layouts."""
-    entries = fairseq_names.entries_of(target)
-    paths = [v.path for v in target.trainable_variables]
-    by_path = dict(zip(paths, values, strict=True))
-    return {e.name: e.to_official(by_path[e.variable.path]) for e in entries}
 
 
 def keep(mask):
@@ -307,102 +298,3 @@ def test_decoder_layer_in_steps(name, case, contraction):
     for t in range(inputs["x"].shape[1]):
         output, cache = block(inputs["x"][:, t : t + 1], cache=cache)
         assert_close(output, expected["x"][:, t : t + 1])
-
-
-def lra_classifier(data, **overrides):
-    """Our model with the configuration of an official LRA golden file."""
-    meta = data.meta
-    sinusoidal = not meta["learned_positions"]
-    config = dict(
-        vocabulary_size=meta["vocab"],
-        num_classes=meta["classes"],
-        max_sequence_length=meta["max_positions"],
-        num_layers=meta["layers"],
-        num_heads=meta["num_heads"],
-        hidden_dim=meta["embed_dim"],
-        intermediate_dim=meta["ffn_dim"],
-        packed_length=meta["projection_length"],
-        tie_key_value=meta["tie_kv"],
-        share_layers=meta["shared_layer"],
-        activation=meta["activation"],
-        position_embedding="sinusoidal" if sinusoidal else "learned",
-        first_position=meta["padding_idx"] + 1,
-        embedding_scale=meta["embed_dim"] ** 0.5 if sinusoidal else 1.0,
-        head_hidden_dim=meta["classifier_out_dim"],
-        padding_id=meta["padding_idx"],
-        dropout=0.0,
-    )
-    model = LRAClassifier(**{**config, **overrides})
-    fairseq.load_weights(
-        model, data.weights, layer_norm_offset=data.layer_norm_offset
-    )
-    return model
-
-
-@pytest.mark.parametrize(
-    "contraction,jit", [("direct", False), ("absorbed", True)]
-)
-@pytest.mark.parametrize("name", ["lra_rel2021_listop", "lra_head_listop"])
-@pytest.mark.parametrize("case", ["default", "nopad", "short", "mp", "use_p"])
-def test_lra_classifier(name, case, contraction, jit):
-    data = golden(name)
-    official_2021 = data.layer_norm_offset == 0
-    model = lra_classifier(
-        data,
-        contraction=contraction,
-        pooling={"mp": "mean", "use_p": "packed"}.get(case, "cls"),
-        # The newest official mean skips padded tokens, but not padded slots.
-        pooling_includes_padding=official_2021 or case == "use_p",
-    )
-    tokens = data.below(f"{case}/in/")["src_tokens"]
-    if case == "use_p" and official_2021:
-        tokens = tokens[:, 1:]
-    cotangents = data.below(f"{case}/cot/") or None
-    outputs, _, g_weights = gradients.run(
-        lambda tokens: {"logits": model(tokens)},
-        model.trainable_variables,
-        {"tokens": tokens},
-        cotangents,
-        jit,
-    )
-    assert_close(outputs["logits"], data.below(f"{case}/out/")["logits"])
-    if cotangents:
-        expected = data.below(f"{case}/gw/")
-        got = official_gradients(model, g_weights)
-        # Official lookups give padding no gradient; zeroed rows give it none
-        # here either. Weights that the official code leaves out are zero.
-        for key in got.keys() - expected.keys():
-            assert key in data.meta["no_grad"][case], key
-            expected[key] = np.zeros_like(got[key])
-        assert_gradients_close(got, expected, 3e-5)
-
-
-@MODES
-def test_full_size_lra_listops(contraction, jit):
-    data = golden("fullsize_rel2021")
-    weights = formula_weights(data.meta, data, "listop")
-    model = LRAClassifier(
-        vocabulary_size=24,
-        num_classes=10,
-        max_sequence_length=2001,
-        num_layers=1,
-        num_heads=8,
-        hidden_dim=512,
-        intermediate_dim=2048,
-        packed_length=16,
-        first_position=2,
-        head_hidden_dim=2048,
-        padding_id=1,
-        contraction=contraction,
-    )
-    assert (
-        model.count_params() == data.meta["models"]["listop"]["parameter_count"]
-    )
-    fairseq.load_weights(model, weights)
-    outputs, _, _ = gradients.run(
-        lambda tokens: {"logits": model(tokens)},
-        [],
-        {"tokens": data.below("listop/in/")["src_tokens"]},
-        jit=jit,
-    )
-    assert_close(outputs["logits"], data.below("listop/out/")["logits"], 3e-5)

@@ -208,3 +208,85 @@ def test_a_few_tokens_beyond_the_learned_positions_are_an_error():
     layer = embedding(packed_length=None)
     with pytest.raises(ValueError, match="(?s)length`, 5. Got.*after 4 tokens"):
         layer(IDS[:, :2], start_index=4)
+
+
+# === Values in place of tokens ===
+
+
+def value_embedding(**kwargs):
+    return embedding(vocabulary_size=None, padding_id=None, **kwargs)
+
+
+GREYS = np.array([[0.0, -1.0, 0.25, 1.0], [1.0, 1.0, 0.0, 0.5]], "float32")
+
+
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "none"])
+def test_values_are_multiplied_by_a_vector(positions):
+    layer = value_embedding(position_embedding=positions, scale=3.0)
+    weights = layer.value_embedding
+    kernel, bias = array(weights.kernel), array(weights.bias)
+    assert kernel.shape == (1, 8) and layer.token_embedding is None
+    expected = (GREYS[..., None] * kernel[0] + bias) * 3
+    if positions == "learned":
+        expected = expected + array(layer.positions.embeddings)[:4]
+    elif positions == "sinusoidal":
+        expected = expected + array(sinusoidal_positions([[0, 1, 2, 3]], 8))
+    x, p = layer(GREYS)
+    assert_all_close([x], [expected])
+    assert _masks.get_mask(x) is None and _masks.get_mask(p) is None
+
+
+def test_initial_values_are_the_official_ones():
+    layer = LunaEmbedding(None, 4096, 3, 5, padding_id=None)
+    layer.build((None, None))
+    kernel, bias = layer.value_embedding.weights
+    assert abs(array(kernel).std() - 1) < 0.05
+    assert abs(array(bias).std() - 0.1) < 0.005
+
+
+def test_values_come_back_from_the_config():
+    layer = value_embedding()
+    again = LunaEmbedding.from_config(layer.get_config())
+    assert again.get_config() == layer.get_config()
+    symbolic = again(keras.Input((None,)))
+    assert [y.shape for y in symbolic] == [(None, None, 8), (None, 3, 8)]
+    again.set_weights(layer.get_weights())
+    assert_all_close(again(GREYS), layer(GREYS), 0)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_values_in_mixed_precision(policy):
+    mixed = value_embedding(normalize=True, dtype=policy)(GREYS)
+    exact = value_embedding(normalize=True)(GREYS)
+    for a, b in zip(mixed, exact, strict=True):
+        dtype = keras.backend.standardize_dtype(a.dtype)
+        assert dtype == policy.removeprefix("mixed_")
+        np.testing.assert_allclose(array(a), array(b), atol=0.05)
+
+
+def test_all_256_grey_levels_stay_apart_in_bfloat16():
+    levels = (np.arange(256) / 255 - 0.5) / 0.5
+    layer = value_embedding(
+        max_sequence_length=256, position_embedding="none", dtype="bfloat16"
+    )
+    layer.value_embedding.kernel.assign(np.ones((1, 8)))
+    layer.value_embedding.bias.assign(np.zeros(8))
+    x, _ = layer(levels[None].astype("float32"))
+    assert len(np.unique(array(keras.ops.cast(x, "float32")))) == 256
+
+
+def test_tokens_and_values_are_not_taken_for_each_other():
+    with pytest.raises(ValueError, match="must be floating-point values"):
+        value_embedding()(IDS)
+    with pytest.raises(ValueError, match="must be integers"):
+        embedding()(GREYS)
+
+
+@pytest.mark.parametrize(
+    "name,value",
+    [("padding_id", 0), ("token_embedding", keras.layers.Embedding(9, 8))],
+)
+def test_values_take_nothing_that_belongs_to_tokens(name, value):
+    arguments = {"padding_id": None, name: value}
+    with pytest.raises(ValueError, match=f"`{name}` must be None .*values"):
+        LunaEmbedding(None, 8, 3, 5, **arguments)

@@ -47,6 +47,8 @@ EVERYTHING = dict(
     dtype="mixed_bfloat16",
     name="luna",
 )
+# What a model reads: `test_lra_inputs.py`.
+INPUTS = ("num_documents", "pair_features", "input_type")
 IDS = np.array([[2, 3, 4, 5, 6, 7], [8, 9, 0, 0, 0, 0]])
 
 
@@ -78,7 +80,8 @@ def assert_same(a, b):
 
 def test_every_argument_comes_back():
     arguments = inspect.signature(LRAClassifier).parameters
-    assert set(arguments) - {"kwargs", "attention"} == EVERYTHING.keys() - {
+    elsewhere = {"attention", *INPUTS}
+    assert set(arguments) - {"kwargs", *elsewhere} == EVERYTHING.keys() - {
         "name"
     }
     model = LRAClassifier(**EVERYTHING)
@@ -305,6 +308,10 @@ def test_export(model, tmp_path):
         ("contraction", "fast", "'auto', 'direct', 'absorbed'"),
         ("packed_length", None, "positive"),
         ("attention", "linear", "'luna', 'softmax'"),
+        ("num_documents", 3, r"\(1, 2\)"),
+        ("pair_features", "sum", "'concatenation', 'interaction'"),
+        ("pair_features", "interaction", "'concatenation' with num_docum"),
+        ("input_type", "pixels", "'tokens', 'values'"),
     ],
 )
 def test_wrong_argument(name, value, allowed):
@@ -396,11 +403,15 @@ def test_softmax_comes_back():
     assert (again.embedding.scale, again.embedding.padding_id) == (2.0, 1)
 
 
-def test_a_config_from_before_there_was_a_choice_is_luna():
+def test_a_config_from_before_there_was_a_choice_is_luna_on_tokens():
     config = LRAClassifier(**SMALL).get_config()
     assert config.pop("attention") == "luna"
+    for name in INPUTS:
+        del config[name]
     model = LRAClassifier.from_config(config)
     assert type(model.blocks[0]).__name__ == "LunaTransformerBlock"
+    assert model.input.name == "token_ids"
+    assert model.input_shape == (None, None)
 
 
 def test_softmax_differs_in_the_attention_and_the_packed_sequence_alone():

@@ -127,7 +127,7 @@ def compile_recipe(trainer: Any, recipe: Any, topology: str) -> Report:
     gc.collect()
     common = {
         "batch_size": rows,
-        "length": recipe.sequence_length,
+        "length": recipe.row_length,
         "has_dropout": bool(dropouts(recipe)),
         "parameters": parameters,
         "needed_bytes": compiled.needed_bytes,

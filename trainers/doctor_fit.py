@@ -137,11 +137,9 @@ def resize(
 
 
 def _lra(recipe: Any, tokens: int) -> Any:
-    # `max_length` is excluded, and one token marks the start.
+    # Without marks, which take no part in the step: any length is possible.
     return dataclasses.replace(
-        recipe,
-        max_length=tokens - 1,
-        min_length=min(recipe.min_length, tokens - 3),
+        recipe, sequence_length=tokens, add_cls=False, add_eos=False
     )
 
 

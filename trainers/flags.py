@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -40,7 +41,12 @@ class Program:
         usage: opening of the help text, with examples.
         schema: the recipe's dataclass.
         folder: where its named recipes lie; one is called `default`.
-        model_dir: where a run is written unless told otherwise.
+        model_dir: where a run is written unless told otherwise; `{}` stands
+            for the value of the field `variant`.
+        machine: schema of the flags that are not part of a recipe.
+        variant: recipe field whose values have recipes of their own: with
+            `--task=text`, `--config=paper` stands for `text_paper` if there
+            is such a recipe, and `text_small` is the default.
     """
 
     name: str
@@ -48,6 +54,8 @@ class Program:
     schema: type
     folder: Traversable
     model_dir: str
+    machine: type[Machine] = Machine
+    variant: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +86,9 @@ def define_flags(program: Program, flag_values: flags.FlagValues) -> None:
     )
     flags.DEFINE_string(
         "model_dir",
-        program.model_dir,
+        None,
         "Folder that receives everything, gs:// included. "
-        f"[{program.model_dir}]",
+        f"[{program.model_dir.format((program.variant or '').upper())}]",
         flag_values=flag_values,
     )
     modes = ", ".join(f"{name} ({does})" for name, does in MODES.items())
@@ -98,7 +106,7 @@ def define_flags(program: Program, flag_values: flags.FlagValues) -> None:
         "kept. [false]",
         flag_values=flag_values,
     )
-    recipes.define_flags(Machine, flag_values)
+    recipes.define_flags(program.machine, flag_values)
     recipes.define_flags(program.schema, flag_values)
 
 
@@ -148,24 +156,25 @@ def fail(name: str, message: str) -> NoReturn:
 def _command(program: Program, flag_values: flags.FlagValues) -> Command:
     values: Any = flag_values
     given = recipes.given_flags(program.schema, values)
-    model_dir = os.path.expanduser(values["model_dir"].value).rstrip("/")
-    if not model_dir:
-        raise RecipeError(
-            f"--model_dir={values['model_dir'].value} is not possible: allowed "
-            "is a folder below the root."
-        )
     mode = values["mode"].value
     config = values["config"].value
-    if config is None:
-        config = "default"
-        if mode in ("evaluate", "export"):
-            config = f"{model_dir}/recipe.yaml"
-            if not _is_file(config):
-                raise RecipeError(
-                    f"--mode={mode} needs a finished run, but --model_dir="
-                    f"{model_dir} holds no recipe.yaml."
-                )
-    loose = {**recipes.read_yaml(config, program.folder), **given}
+    is_written = config is None and mode in ("evaluate", "export")
+    loose: dict[str, Any] = {}
+    if not is_written:
+        config = _config(program, config, given)
+        loose = recipes.read_yaml(config, program.folder)
+    model_dir = _model_dir(
+        program, values["model_dir"].value, {**loose, **given}
+    )
+    if is_written:
+        config = f"{model_dir}/recipe.yaml"
+        if not _is_file(config):
+            raise RecipeError(
+                f"--mode={mode} needs a finished run, but --model_dir="
+                f"{model_dir} holds no recipe.yaml."
+            )
+        loose = recipes.read_yaml(config, program.folder)
+    loose |= given
     origin = f"--config={config}"
     if given:
         origin += " with " + " ".join(f"--{name}" for name in given)
@@ -176,10 +185,42 @@ def _command(program: Program, flag_values: flags.FlagValues) -> Command:
         mode=mode,
         overwrite=values["overwrite"].value,
         machine=recipes.build(
-            Machine, recipes.given_flags(Machine, values), "flags"
+            program.machine,
+            recipes.given_flags(program.machine, values),
+            "flags",
         ),
         given=frozenset(given),
     )
+
+
+def _config(
+    program: Program, config: str | None, given: Mapping[str, Any]
+) -> str:
+    """The recipe that a name, or no name, stands for."""
+    if program.variant is not None and program.variant in given:
+        name = f"{given[program.variant]}_{config or 'small'}"
+        if name in recipes.names(program.folder):
+            return name
+    return config or "default"
+
+
+def _model_dir(
+    program: Program, given: str | None, recipe: Mapping[str, Any]
+) -> str:
+    folder = given
+    if folder is None:
+        name = program.variant
+        fields = {f.name: f.default for f in dataclasses.fields(program.schema)}
+        folder = program.model_dir.format(
+            recipe.get(name, fields[name]) if name else ""
+        )
+    folder = os.path.expanduser(folder).rstrip("/")
+    if not folder:
+        raise RecipeError(
+            f"--model_dir={given} is not possible: allowed is a folder below "
+            "the root."
+        )
+    return folder
 
 
 def _is_file(path: str) -> bool:
@@ -233,7 +274,7 @@ def help_text(program: Program) -> str:
         # absl puts the choices in front, which the text has already.
         text = values[name].help.rpartition(">: ")[2]
         lines += entry(f"--{name}{word}", text)
-    lines += field_help(Machine, Machine(), "default")
+    lines += field_help(program.machine, program.machine(), "default")
     lines += field_help(program.schema, default, "the default recipe")
     return "\n".join(lines)
 

@@ -1,13 +1,12 @@
-"""Trains and evaluates Luna on the ListOps task of the Long Range Arena."""
+"""Trains and evaluates Luna on the tasks of the Long Range Arena."""
 
 from __future__ import annotations
 
 import functools
 import json
 import os
+import sys
 import time
-from collections.abc import Collection
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import app
@@ -15,18 +14,37 @@ from absl import app
 from luna_tf.training import files, recipes
 from luna_tf.training.recipes import RecipeError
 
-from . import flags, lra_report, optimization, session
-from .lra_recipe import GENERATOR_FIELDS, PROGRAM, LRARecipe
+from . import (
+    flags,
+    lra_attention,
+    lra_data,
+    lra_pages,
+    lra_report,
+    lra_tasks,
+    lra_weights,
+    optimization,
+    session,
+)
+from .lra_data import Splits, batch_spec, make_source
+from .lra_recipe import PROGRAM, LRARecipe
+
+__all__ = [
+    "batch_spec",
+    "main",
+    "make_loop",
+    "make_model",
+    "make_source",
+    "run",
+]
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
     import tensorflow as tf
     from matplotlib.figure import Figure
 
-    from luna_tf.data.lra.listops import Split
     from luna_tf.training.loop import Loop
-    from luna_tf.training.records import TrainingResult
-    from luna_tf.training.sources import IndexedSource
+    from luna_tf.training.records import Evaluation, TrainingResult
     from luna_tf.training.strategy import Placement
     from luna_tf.training.trainer import Trainer
 
@@ -34,6 +52,9 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> None:
     """Console entry of `luna-lra`; ends the process with its status."""
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    words = sys.argv if argv is None else argv
+    if words[1:2] == ["report"]:
+        sys.exit(lra_pages.main(words[2:]))
     app.run(
         functools.partial(session.run_program, PROGRAM.name, run),
         argv=argv,
@@ -57,14 +78,16 @@ def run(command: flags.Command) -> int:
     """
     started = time.monotonic()
     recipe, folder, mode = command.recipe, command.model_dir, command.mode
+    machine: Any = command.machine
+    weights = machine.weights if mode == "evaluate" else "best"
     will_train = mode in ("train", "train_and_evaluate")
-    _check_data(recipe, command.given)
+    lra_data.check(recipe, command.given)
     session.schedule(command)
     placement = session.start(command)
     if will_train:
         session.open_folder(command, lra_report.FILES, placement.is_chief)
     elif mode != "input_benchmark":
-        session.check_trained(folder)
+        lra_weights.check(weights, folder)
     trainer = make_trainer(recipe, placement, command.machine.data_service)
     network = trainer.loop.model
     print(f"# Recipe ({command.config})\n{recipes.to_yaml(recipe)}", flush=True)
@@ -73,7 +96,7 @@ def run(command: flags.Command) -> int:
         # One worker fills the cache, the others read it.
         if not placement.is_chief:
             placement.meeting.wait()
-        splits = load_splits(recipe, folder)
+        splits = lra_data.load(recipe, folder)
         if placement.is_chief:
             placement.meeting.wait()
     if mode == "input_benchmark" and splits:
@@ -89,13 +112,20 @@ def run(command: flags.Command) -> int:
         if trained.stopped_by is not None:
             print(session.stopped_text(trained, folder))
             return session.stopped_status(trained)
-    else:
-        _load_weights(network, files.join(folder, session.BEST_WEIGHTS))
+    elif not lra_weights.is_saved_model(weights):
+        lra_weights.load(network, weights, folder)
     if mode in ("train_and_evaluate", "export") and placement.is_chief:
         _export(network, recipe, folder)
     if mode in ("train_and_evaluate", "evaluate") and splits:
-        tested = trainer.evaluate(make_source(splits["test"], recipe))
+        source = make_source(splits["test"], recipe)
+        if lra_weights.is_saved_model(weights):
+            tested = lra_weights.evaluate_saved_model(
+                weights, source, recipe.batch_size
+            )
+        else:
+            tested = trainer.evaluate(source)
         results = lra_report.results(
+            recipe,
             network,
             splits,
             tested,
@@ -104,21 +134,39 @@ def run(command: flags.Command) -> int:
             placement.reason,
             time.monotonic() - started,
         )
-        if placement.is_chief and (
-            will_train or not files.exists(files.join(folder, "results.json"))
-        ):
-            lra_report.write(results, folder)
+        assert tested.predictions is not None
+        if placement.is_chief:
+            _write(command, results, splits["test"].labels, tested)
+        if mode == "train_and_evaluate" and placement.is_chief:
+            lra_attention.write(
+                make_plain_model(network, recipe),
+                recipe,
+                splits["test"],
+                tested.predictions,
+                folder,
+            )
         print("\n" + lra_report.to_text(results, folder))
     elif mode != "evaluate":
         print("\n" + lra_report.files_text(folder))
     return 0
 
 
-def _load_weights(network: keras.Model, path: str) -> None:
-    try:
-        files.read_by(path, network.load_weights)
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"{path} does not fit the recipe: {error}") from error
+def _write(
+    command: flags.Command,
+    results: dict[str, Any],
+    labels: np.ndarray,
+    tested: Evaluation,
+) -> None:
+    """Writes results and predictions, those of a run that trains first."""
+    machine: Any = command.machine
+    folder, asked = command.model_dir, machine.predictions
+    assert tested.predictions is not None
+    trains = command.mode == "train_and_evaluate"
+    if trains or not files.exists(files.join(folder, "results.json")):
+        lra_report.write(results, folder)
+        asked = asked or files.join(folder, "predictions.csv")
+    if asked is not None:
+        lra_report.write_predictions(asked, labels, tested.predictions)
 
 
 def make_model(recipe: LRARecipe, precision: str = "float32") -> keras.Model:
@@ -129,12 +177,11 @@ def make_model(recipe: LRARecipe, precision: str = "float32") -> keras.Model:
         precision: number format of the layers.
 
     Returns:
-        A model from token ids `(batch, length)` to logits `(batch, 10)`.
+        A model from rows `(batch, length)` to logits `(batch, classes)`.
 
     Raises:
         RecipeError: when the model refuses its sizes.
     """
-    from luna_tf.data.lra import listops
     from luna_tf.interop import fairseq
     from luna_tf.models import LRAClassifier
 
@@ -145,12 +192,12 @@ def make_model(recipe: LRARecipe, precision: str = "float32") -> keras.Model:
     ]
     try:
         network = LRAClassifier(
-            vocabulary_size=len(listops.VOCABULARY),
-            num_classes=listops.NUM_CLASSES,
-            max_sequence_length=recipe.sequence_length,
-            padding_id=listops.PAD_ID,
+            num_classes=lra_tasks.num_classes(recipe),
+            max_sequence_length=recipe.row_length,
+            num_documents=lra_tasks.TASKS[recipe.task].documents,
             seed=recipe.seed,
             dtype=precision,
+            **_input_arguments(recipe),
             **{name: getattr(recipe, name) for name in same},
         )
         if recipe.initialization != "keras":
@@ -162,130 +209,31 @@ def make_model(recipe: LRARecipe, precision: str = "float32") -> keras.Model:
     return network
 
 
-def _generator_config(recipe: LRARecipe) -> Any:
-    from luna_tf.data.lra.listops_generator import ListOpsConfig
-
-    return ListOpsConfig(
-        num_train=recipe.train_examples,
-        num_validation=recipe.validation_examples,
-        num_test=recipe.test_examples,
-        max_depth=recipe.max_depth,
-        max_args=recipe.max_args,
-        min_length=recipe.min_length,
-        max_length=recipe.max_length,
-        seed=recipe.data_seed,
-    )
-
-
-def _check_data(recipe: LRARecipe, given: Collection[str]) -> None:
-    if recipe.data_dir is not None:
-        unused = sorted(set(given) & set(GENERATOR_FIELDS))
-        if unused:
-            raise RecipeError(
-                f"{', '.join(f'--{name}' for name in unused)} is not possible "
-                "with data_dir: released files are read as they are."
-            )
-        if not Path(recipe.data_dir).expanduser().is_dir():
-            raise RecipeError(
-                f"data_dir={recipe.data_dir!r} is not possible: allowed is a "
-                "folder with the released TSV files."
-            )
-        return
-    try:
-        _generator_config(recipe)
-    except ValueError as error:
-        raise RecipeError(str(error)) from error
-
-
-def load_splits(recipe: LRARecipe, folder: str) -> dict[str, Split]:
-    """The data of a recipe: released files, cached or generated.
+def make_plain_model(network: keras.Model, recipe: LRARecipe) -> keras.Model:
+    """A copy in float32 whose variables are on no strategy's devices.
 
     Args:
-        recipe: the recipe.
-        folder: the model_dir, for the cache.
-
-    Returns:
-        The splits `train`, `validation` and `test`.
-
-    Raises:
-        RecipeError: when released files are missing or malformed, or the
-            cache cannot be written.
-    """
-    from luna_tf.data.lra import listops_cache
-    from luna_tf.training.progress import ProgressBar, format_duration
-
-    started = time.monotonic()
-    try:
-        if recipe.data_dir is not None:
-            source = recipe.data_dir
-            print(f"Reading {source} ...", flush=True)
-            splits = listops_cache.load_tsv_folder(
-                source,
-                skip_malformed=recipe.skip_malformed,
-                cache_dir=_cache_dir(recipe, folder),
-            )
-        else:
-            source = _cache_dir(recipe, folder)
-            config = _generator_config(recipe)
-            with ProgressBar(config.num_examples, "generate") as bar:
-                splits = listops_cache.load_or_generate(
-                    source, config, progress=lambda done, _: bar.update(done)
-                )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise RecipeError(str(error)) from error
-    sizes = " + ".join(f"{len(split):,}" for split in splits.values())
-    elapsed = format_duration(time.monotonic() - started)
-    print(f"Data: {sizes} expressions, in {source} ({elapsed})", flush=True)
-    room = recipe.sequence_length - 1  # after the mark of the start
-    cut = sum(int((split.lengths > room).sum()) for split in splits.values())
-    if cut:
-        print(f"Data: {cut:,} expressions are cut to {room:,} tokens")
-    return splits
-
-
-def _cache_dir(recipe: LRARecipe, folder: str) -> str:
-    """Where generated data are kept: always on a local disk."""
-    if recipe.cache_dir is not None:
-        return recipe.cache_dir
-    if "://" not in folder:
-        return f"{folder}/data"
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.path.join(cache, "luna_tf", "listops")
-
-
-def make_source(split: Split, recipe: LRARecipe) -> IndexedSource:
-    """The batches of a split, made inside of TensorFlow.
-
-    Args:
-        split: expressions.
+        network: a model of the recipe.
         recipe: the recipe.
 
     Returns:
-        A source of `token_ids`, int32 `(rows, sequence_length)`, and
-        `labels`, int32 `(rows,)`.
+        A model with the same weights.
     """
-    from luna_tf.data.lra.listops_batches import gather
-    from luna_tf.training.sources import IndexedSource
+    weights = network.get_weights()
+    plain = make_model(recipe)
+    plain.set_weights(weights)
+    return plain
 
-    return IndexedSource(len(split), gather(split, recipe.sequence_length))
 
-
-def batch_spec(recipe: LRARecipe, batch_size: int) -> dict[str, Any]:
-    """Shapes of one batch, `tf.TensorSpec` by name.
-
-    Args:
-        recipe: the recipe.
-        batch_size: rows.
-    """
-    import tensorflow as tf
-
-    return {
-        "token_ids": tf.TensorSpec(
-            (batch_size, recipe.sequence_length), tf.int32
-        ),
-        "labels": tf.TensorSpec((batch_size,), tf.int32),
-        "example_weights": tf.TensorSpec((batch_size,), tf.float32),
-    }
+def _input_arguments(recipe: LRARecipe) -> dict[str, Any]:
+    if recipe.pixels == "values":
+        return {
+            "vocabulary_size": None,
+            "padding_id": None,
+            "input_type": "values",
+        }
+    ids = lra_data.token_ids(recipe)
+    return {"vocabulary_size": ids.size, "padding_id": ids.padding_id}
 
 
 def make_trainer(
@@ -338,15 +286,17 @@ def make_loop(
     Returns:
         A loop whose model has its initial weights.
     """
-    from luna_tf.data.lra import listops
     from luna_tf.training.tasks import Classification
 
+    padding_id = _input_arguments(recipe)["padding_id"]
     return optimization.make_loop(
         recipe,
         strategy,
         precision,
         make_model,
-        lambda network: Classification(network, listops.PAD_ID),
+        lambda network: Classification(
+            network, padding_id, lra_data.input_name(recipe)
+        ),
     )
 
 
@@ -354,7 +304,7 @@ def _train(
     trainer: Trainer,
     command: flags.Command,
     placement: Placement,
-    splits: dict[str, Split],
+    splits: Splits,
 ) -> TrainingResult:
     print("Compiling the training step ...", flush=True)
     recipe = command.recipe
@@ -364,40 +314,33 @@ def _train(
         placement,
         make_source(splits["train"], recipe),
         make_source(splits["validation"], recipe),
-        functools.partial(_draw, splits),
+        functools.partial(_draw, recipe, splits),
+        minutes=recipe.train_minutes,
     )
 
 
-def _draw(splits: dict[str, Split], history: dict[str, list[float]]) -> Figure:
-    from luna_tf.data.lra import listops
+def _draw(
+    recipe: LRARecipe, splits: Splits, history: dict[str, list[float]]
+) -> Figure:
     from luna_tf.visualize import training_curves
 
-    lines = listops.reference_lines(splits["train"], splits["validation"])
+    lines = lra_report.reference_lines(
+        recipe, splits["train"], splits["validation"]
+    )
     return training_curves(
         history,
         {name.replace("_", " "): value for name, value in lines.items()},
-        title="Luna on ListOps",
+        title=lra_report.title(recipe),
     )
 
 
 def _export(network: keras.Model, recipe: LRARecipe, folder: str) -> None:
-    from luna_tf.data.lra import listops
     from luna_tf.interop.saved_model import export_saved_model
 
-    # A fresh model: in float32, and its variables on no strategy's devices.
-    weights = network.get_weights()
-    network = make_model(recipe)
-    network.set_weights(weights)
     path = files.join(folder, "saved_model")
     files.remove(path)  # of a run that goes on
-    export_saved_model(network, path)
-    vocabulary = {
-        "tokens": list(listops.VOCABULARY),
-        "padding_id": listops.PAD_ID,
-        "first_id": listops.CLS_ID,
-        "last_id": listops.EOS_ID,
-        "max_sequence_length": recipe.sequence_length,
-    }
+    export_saved_model(make_plain_model(network, recipe), path)
+    vocabulary = lra_data.describe_input(recipe)
     text = json.dumps(vocabulary, indent=2) + "\n"
     files.write_text(files.join(path, "vocabulary.json"), text)
 

@@ -6,14 +6,18 @@ import dataclasses
 import functools
 import importlib.resources
 
-from luna_tf.training.recipes import RecipeError, setting
+from luna_tf.training.recipes import setting
 
-from . import flags
+from . import flags, lra_tasks
+from .machine import EvaluatingMachine
 from .recipe_checks import check_recipe
 
 data = functools.partial(setting, group="Data")
 model = functools.partial(setting, group="Model")
 training = functools.partial(setting, group="Training")
+generator = functools.partial(setting, group="Generated data")
+text = functools.partial(setting, group="Tables")
+picture = functools.partial(setting, group="Pictures")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,43 +25,120 @@ class LRARecipe:
     """Everything that defines an experiment on the Long Range Arena."""
 
     task: str = data(
-        "Task of the Long Range Arena.", default="listops", choices=("listops",)
+        "Task of the Long Range Arena.",
+        default="listops",
+        choices=lra_tasks.TASKS,
     )
-    train_examples: int = data("Expressions to train on.", minimum=1)
-    validation_examples: int = data(
-        "Expressions to choose the best weights by.", minimum=1
-    )
-    test_examples: int = data("Expressions to report on.", minimum=1)
-    min_length: int = data(
-        "Expressions are longer than this, in tokens.", minimum=0
-    )
-    max_length: int = data(
-        "Expressions are shorter than this, in tokens; released ones are cut.",
-        minimum=3,
-    )
-    max_depth: int = data("Deepest nesting.", default=10, minimum=1)
-    max_args: int = data(
-        "Most arguments of an operator.", default=10, minimum=2
-    )
-    data_seed: int = data("Seed of the generator.", default=0, minimum=0)
     data_dir: str | None = data(
-        "Folder with the released basic_train.tsv, basic_val.tsv and "
-        "basic_test.tsv, to use them in place of generated expressions.",
+        "The data as released: a folder, for text also a CSV or TSV file. "
+        "null: generated (listops, pathfinder, pathx) or downloaded (image).",
         default=None,
     )
     skip_malformed: bool = data(
-        "Leave out malformed lines of these files instead of stopping.",
+        "Leave out malformed lines and pictures instead of stopping.",
         default=False,
     )
     cache_dir: str | None = data(
-        "Folder that keeps generated data; null: data in --model_dir.",
+        "Folder that keeps generated and parsed data; null: data in "
+        "--model_dir.",
         default=None,
+    )
+    num_classes: int | None = data(
+        "Classes; null: as many as the task has.", default=None, minimum=2
+    )
+    sequence_length: int | None = data(
+        "Tokens of a row, marks included; longer examples are cut. null: the "
+        "longest of the task; text and retrieval need it.",
+        default=None,
+        minimum=1,
+    )
+    add_cls: bool = data("Start rows with a mark.", default=True)
+    add_eos: bool = data("Put a mark behind the last token.", default=True)
+    validation: str = data(
+        "Where to choose the best weights: on a part held out of the training "
+        "examples or, as was published for text, on the test set.",
+        default="held_out",
+        choices=("held_out", "test"),
+    )
+    validation_fraction: float = data(
+        "Of the training examples, where the data have no validation set.",
+        default=0.1,
+        above=0.0,
+        below=1.0,
+    )
+    test_fraction: float = data(
+        "Of all examples, where the data have no test set.",
+        default=0.2,
+        above=0.0,
+        below=1.0,
+    )
+
+    train_examples: int | None = generator(
+        "Expressions to train on.",
+        default=None,
+        minimum=1,
+    )
+    validation_examples: int | None = generator(
+        "Expressions to choose the best weights by.", default=None, minimum=1
+    )
+    test_examples: int | None = generator(
+        "Expressions to report on.", default=None, minimum=1
+    )
+    pictures: int = generator(
+        "Of all splits together; 80, 10 and 10 % are for training, validation "
+        "and test, as in the release.",
+        default=200_000,
+        minimum=10,
+    )
+    data_seed: int = generator("Seed of the generator.", default=0, minimum=0)
+    min_length: int | None = generator(
+        "Expressions are longer than this, in tokens.", default=None, minimum=0
+    )
+    max_length: int | None = generator(
+        "Expressions are shorter than this, in tokens; released ones are cut.",
+        default=None,
+        minimum=3,
+    )
+    max_depth: int = generator("Deepest nesting.", default=10, minimum=1)
+    max_args: int = generator(
+        "Most arguments of an operator.", default=10, minimum=2
+    )
+
+    text_column: str = text("Column of a table with the text.", default="text")
+    label_column: str = text(
+        "Column of a table with the label.", default="label"
+    )
+    rows: str | None = text(
+        "COLUMN=VALUE: only such rows of a table.", default=None
+    )
+
+    image_size: int | None = picture(
+        "Pixels along a side; null: 32, for pathx 128.", default=None, minimum=8
+    )
+    difficulty: str = picture(
+        "Length of Pathfinder's contours.",
+        default="hard",
+        choices=("easy", "intermediate", "hard"),
+    )
+    pixels: str = picture(
+        "What a pixel is to the model: a token or a real number.",
+        default="tokens",
+        choices=("tokens", "values"),
+    )
+    pixel_mean: float = picture(
+        "Grey level, 0 to 1, that becomes 0 as a value.", default=0.5
+    )
+    pixel_std: float = picture(
+        "Distance of grey levels that becomes 1.", default=0.5, above=0.0
+    )
+    black_is_padding: bool = picture(
+        "Mask black pixels, as the JAX code does.", default=False
     )
 
     attention: str = model(
-        "Attention of the blocks; softmax is the baseline.",
+        "What mixes tokens: luna, softmax (the baseline) or another name of "
+        "luna_tf.models.lra_mixers.",
         default="luna",
-        choices=("luna", "softmax"),
     )
     packed_length: int = model(
         "Slots of the packed sequence; softmax has none.", minimum=1
@@ -101,6 +182,12 @@ class LRARecipe:
     head_dropout: float = model(
         "Before the classes; 0: off.", default=0.0, minimum=0.0, below=1.0
     )
+    pair_features: str = model(
+        "What the head sees of two documents: both vectors, or also their "
+        "product and difference.",
+        default="concatenation",
+        choices=("concatenation", "interaction"),
+    )
     initialization: str = model(
         "Initial weights: the habit of Keras or of an official recipe.",
         default="keras",
@@ -121,6 +208,12 @@ class LRARecipe:
         minimum=1,
     )
     train_steps: int = training("Steps in all.", minimum=1)
+    train_minutes: float | None = training(
+        "Stop after so many minutes of training steps, compiling and "
+        "validation left out; null: no limit.",
+        default=None,
+        above=0.0,
+    )
     learning_rate: float = training("Peak learning rate.", above=0.0)
     schedule: str = training(
         "Course after the warm-up.", choices=("cosine", "inverse_sqrt")
@@ -168,44 +261,34 @@ class LRARecipe:
 
     def __post_init__(self) -> None:
         check_recipe(self)
-        if self.max_length - self.min_length < 2:
-            raise RecipeError(
-                f"max_length={self.max_length} is not possible: allowed is "
-                f"at least min_length + 2 = {self.min_length + 2}, as both "
-                "bounds are excluded."
-            )
+        lra_tasks.check(self)
 
     @property
-    def sequence_length(self) -> int:
-        """Tokens of the longest expression with its first and last mark."""
-        return self.max_length + 1
+    def row_length(self) -> int:
+        """Tokens or pixel values that the model sees of an example."""
+        return lra_tasks.row_length(self)
 
-
-# What the generator is told; files of the release are as they are.
-GENERATOR_FIELDS = (
-    "train_examples",
-    "validation_examples",
-    "test_examples",
-    "min_length",
-    "max_depth",
-    "max_args",
-    "data_seed",
-)
 
 PROGRAM = flags.Program(
     name="luna-lra",
     usage="""
-luna-lra trains Luna on ListOps of the Long Range Arena, tests it and exports
-it. Without flags it generates the data, trains a small model on a CPU and
+luna-lra trains Luna on a task of the Long Range Arena, tests it and exports
+it. Without flags it generates ListOps, trains a small model on a CPU and
 prints a table of results within 15 minutes.
 
-Usage: luna-lra [--config=NAME] [--FLAG=VALUE ...]
+Usage: luna-lra [--task=TASK] [--config=NAME] [--FLAG=VALUE ...]
+       luna-lra report RUN [RUN ...] [--output_dir=DIR]
 
   luna-lra
   luna-lra --config=quick --model_dir=/tmp/quick
+  luna-lra --task=text --data_dir=aclImdb
   luna-lra --config=paper --data_dir=listops-1000 --packed_length=256
+  luna-lra --task=pathfinder --config=paper
+  luna-lra report runs/*
 """,
     schema=LRARecipe,
     folder=importlib.resources.files(__package__) / "recipes" / "lra",
-    model_dir="runs/listops",
+    model_dir="runs/{}",
+    machine=EvaluatingMachine,
+    variant="task",
 )

@@ -1,30 +1,82 @@
-"""What a run on ListOps leaves behind: its files and its table of results."""
+"""What a run leaves behind: its files and its table of results."""
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from luna_tf.training import files
+
 from . import session, tables
+from .lra_tasks import TASKS, num_classes
 
 if TYPE_CHECKING:
     import keras
 
-    from luna_tf.data.lra.listops import Split
     from luna_tf.training.records import Evaluation, TrainingResult
+
+    from .lra_data import Splits
+    from .lra_recipe import LRARecipe
 
 # Everything a run writes next to its data, and what it is for.
 EVALUATION_FILES = {
     "results.json": "this table for programs",
     "results.md": "this table for readers",
+    "predictions.csv": "label and answer of every test example",
+    "attention.png": "what packed slots attend to, over pictures",
+    "attention.json": "the same over tokens, for luna-lra report",
 }
 EXPORT_FILES = {"saved_model": "for serving; needs TensorFlow alone"}
 FILES = {**session.TRAINING_FILES, **EVALUATION_FILES, **EXPORT_FILES}
 
 
+def title(recipe: LRARecipe) -> str:
+    """Heading of a run: what was trained on what."""
+    names = {"luna": "Luna", "softmax": "Softmax attention"}
+    attention = names.get(recipe.attention, recipe.attention)
+    return f"{attention} on {TASKS[recipe.task].title}"
+
+
+def reference_lines(
+    recipe: LRARecipe, train: Any, test: Any
+) -> dict[str, float]:
+    """Accuracies of guessing.
+
+    Args:
+        recipe: the recipe.
+        train: split where answers come from.
+        test: split where they are scored.
+
+    Returns:
+        Name to accuracy, 0 to 1.
+    """
+    from luna_tf.data.lra.baselines import baselines
+
+    return baselines(train, test)
+
+
+def _counting_words(
+    recipe: LRARecipe, train: Any, test: Any
+) -> dict[str, float]:
+    from luna_tf.data.lra.baselines import tf_idf
+
+    if recipe.task not in ("text", "retrieval"):
+        return {}
+    try:
+        print("Fitting TF-IDF to compare with ...", flush=True)
+        return {"tf_idf": tf_idf(train, test)}
+    except ImportError:
+        print("TF-IDF is left out: it needs `pip install scikit-learn`.")
+        return {}
+
+
 def results(
+    recipe: LRARecipe,
     network: keras.Model,
-    splits: Mapping[str, Split],
+    splits: Splits,
     tested: Evaluation,
     trained: TrainingResult | None,
     precision: str,
@@ -34,6 +86,7 @@ def results(
     """Gathers what a run found out.
 
     Args:
+        recipe: what was run.
         network: the model that was tested.
         splits: the data, with keys `train` and `test`.
         tested: its result on the test split.
@@ -45,20 +98,24 @@ def results(
     Returns:
         A dictionary fit for JSON.
     """
-    from luna_tf.data.lra import listops
     from luna_tf.training.progress import format_duration
     from luna_tf.training.statistics import wilson_interval
 
     test = splits["test"]
-    lines = listops.reference_lines(splits["train"], test)
+    lines = {
+        **reference_lines(recipe, splits["train"], test),
+        **_counting_words(recipe, splits["train"], test),
+    }
     assert tested.predictions is not None
-    operators = listops.accuracy_per_operator(test, tested.predictions)
     validated = trained.best_evaluation if trained else None
     rates = trained.rates if trained else None
     correct = round(tested.metrics["accuracy"] * tested.weight)
     examples = round(tested.weight)
     return {
-        "title": "Luna on ListOps",
+        "title": title(recipe),
+        "task": recipe.task,
+        "attention": recipe.attention,
+        "seed": recipe.seed,
         "test": {
             "accuracy": correct / examples,
             "interval_95": wilson_interval(correct, examples),
@@ -67,20 +124,19 @@ def results(
             "loss": tested.loss,
         },
         "reference_lines": lines,
-        "margin_points": 100 * (correct / examples - lines["root_operator"]),
-        "per_operator": {
-            name.removeprefix("["): {
-                "accuracy": accuracy,
-                "interval_95": wilson_interval(round(accuracy * count), count),
-                "examples": count,
-            }
-            for name, (accuracy, count) in operators.items()
-        },
+        "margin_points": 100 * (correct / examples - max(lines.values())),
+        "groups": _groups(recipe, test, tested.predictions),
+        "confusion": confusion_matrix(
+            test.labels, tested.predictions, num_classes(recipe)
+        ).tolist(),
         "parameters": network.count_params(),
         "examples_per_second": rates.examples_per_second if rates else None,
         "tokens_per_second": rates.tokens_per_second if rates else None,
+        "steps_per_second": rates.steps_per_second if rates else None,
+        "peak_memory_bytes": peak_memory_bytes(),
         "best_step": trained.best_step if trained else None,
         "steps": trained.step if trained else None,
+        "training_seconds": trained.seconds if trained else None,
         "validation_accuracy": (
             validated.metrics["accuracy"] if validated else None
         ),
@@ -89,6 +145,73 @@ def results(
         "device": device,
         "precision": precision,
     }
+
+
+def peak_memory_bytes() -> int:
+    """Most memory that this process has had, data included."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def confusion_matrix(
+    labels: Any, predictions: Any, num_classes: int
+) -> np.ndarray:
+    """How often each label (row) was answered by each class (column).
+
+    Args:
+        labels: `(examples,)`, from 0.
+        predictions: `(examples,)`, the same.
+        num_classes: rows and columns.
+
+    Returns:
+        int64 `(num_classes, num_classes)`.
+    """
+    matrix = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(matrix, (np.asarray(labels), np.asarray(predictions)), 1)
+    return matrix
+
+
+def _groups(recipe: LRARecipe, test: Any, predictions: Any) -> dict[str, Any]:
+    """Accuracy of parts of the test split."""
+    from luna_tf.data.lra import listops
+    from luna_tf.training.statistics import wilson_interval
+
+    if recipe.task == "listops":
+        by = "root operator"
+        found = {
+            name.removeprefix("["): entry
+            for name, entry in listops.accuracy_per_operator(
+                test, predictions
+            ).items()
+        }
+    else:
+        by = "class"
+        labels = np.asarray(test.labels)
+        hits = labels == np.asarray(predictions)
+        found = {
+            str(label): (
+                float(hits[labels == label].mean()),
+                int((labels == label).sum()),
+            )
+            for label in np.unique(labels)
+        }
+    return {
+        "by": by,
+        "entries": {
+            name: {
+                "accuracy": accuracy,
+                "interval_95": wilson_interval(round(accuracy * count), count),
+                "examples": count,
+            }
+            for name, (accuracy, count) in found.items()
+        },
+    }
+
+
+_LINES = {
+    "root_operator": "answer by root operator",
+    "majority": "majority class",
+    "tf_idf": "TF-IDF, logistic regression",
+}
 
 
 def rows(results: Mapping[str, Any]) -> tables.Rows:
@@ -101,23 +224,30 @@ def rows(results: Mapping[str, Any]) -> tables.Rows:
         Heading to lines.
     """
     test, lines = results["test"], results["reference_lines"]
+    best = max(lines, key=lambda name: lines[name])
+    margin = f"margin {results['margin_points']:+.1f} points"
+    groups = results["groups"]
     table: tables.Rows = {
-        f"Test split, {test['examples']:,} expressions": [
+        f"Test split, {test['examples']:,} examples": [
             ("accuracy", _percent(test["accuracy"]), _interval(test)),
-            (
-                "answer by root operator",
-                _percent(lines["root_operator"]),
-                f"margin {results['margin_points']:+.1f} points",
+            *(
+                (
+                    _LINES.get(name, name),
+                    _percent(value),
+                    margin if name == best else "",
+                )
+                for name, value in sorted(
+                    lines.items(), key=lambda line: -line[1]
+                )
             ),
-            ("majority class", _percent(lines["majority"]), ""),
         ],
-        "Accuracy by root operator": [
+        f"Accuracy by {groups['by']}": [
             (
                 name,
                 _percent(entry["accuracy"]),
                 f"{_interval(entry)}, of {entry['examples']:,}",
             )
-            for name, entry in results["per_operator"].items()
+            for name, entry in groups["entries"].items()
         ],
     }
     run = [("parameters", f"{results['parameters']:,}", "")]
@@ -157,6 +287,24 @@ def files_text(folder: str) -> str:
 def write(results: Mapping[str, Any], folder: str) -> None:
     """Writes `results.json` and `results.md`."""
     tables.write(folder, results, rows(results))
+
+
+def write_predictions(path: str, labels: Any, predictions: Any) -> None:
+    """Writes a CSV file with a line per example, in the order of the split.
+
+    Args:
+        path: the file; any path that `tf.io.gfile` knows.
+        labels: `(examples,)`.
+        predictions: `(examples,)`.
+    """
+    lines = ["example,label,prediction"]
+    lines += [
+        f"{i},{label},{prediction}"
+        for i, (label, prediction) in enumerate(
+            zip(labels, predictions, strict=True)
+        )
+    ]
+    files.write_text(path, "\n".join(lines) + "\n")
 
 
 def _interval(entry: Mapping[str, Any]) -> str:

@@ -76,3 +76,19 @@ class Machine:
                 "allowed is FIRST,LAST, such as 100,110."
             )
         return int(words[0]), int(words[1])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluatingMachine(Machine):
+    """Also what a trainer tests, and where it writes its answers."""
+
+    weights: str = machine(
+        "With --mode=evaluate: best, the step of a checkpoint, or the path of "
+        "a weights file, a .keras file or a SavedModel.",
+        default="best",
+    )
+    predictions: str | None = machine(
+        "CSV file that receives the answers to the test examples; null: "
+        "predictions.csv of a run that trains.",
+        default=None,
+    )

@@ -40,6 +40,12 @@ def read_text(path: str) -> str:
         return file.read().decode("utf-8")
 
 
+def read_bytes(path: str) -> bytes:
+    """The content of a file."""
+    with _gfile().GFile(path, "rb") as file:
+        return file.read()
+
+
 def write_text(path: str, text: str) -> None:
     """Writes a file as UTF-8; a kill leaves the old one or the new one."""
     write_bytes(path, text.encode("utf-8"))

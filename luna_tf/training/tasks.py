@@ -65,20 +65,25 @@ def _cross_entropy(
     )
 
 
-def _count_tokens(token_ids: tf.Tensor, padding_id: int) -> tf.Tensor:
-    real = tf.cast(tf.not_equal(token_ids, padding_id), tf.float32)
+def _count_tokens(token_ids: tf.Tensor, padding_id: int | None) -> tf.Tensor:
+    if padding_id is None:
+        return tf.cast(tf.size(token_ids), tf.float32)
+    padding = tf.cast(padding_id, token_ids.dtype)
+    real = tf.cast(tf.not_equal(token_ids, padding), tf.float32)
     return tf.reduce_sum(real)
 
 
 class Classification:
     """One label per sequence: cross-entropy and accuracy over examples.
 
-    Batches hold `token_ids`, int32 `(batch, length)`, and `labels`, int32
-    `(batch,)`.
+    Batches hold `token_ids`, int32 `(batch, length)`, or another input of the
+    model, and `labels`, int32 `(batch,)`.
 
     Args:
-        model: maps token ids to logits `(batch, classes)`.
-        padding_id: token that is not counted in tokens per second.
+        model: maps that input to logits `(batch, classes)`.
+        padding_id: token that is not counted in tokens per second; None
+            counts all.
+        input_name: name of the input in batches.
 
     Example:
 
@@ -89,18 +94,25 @@ class Classification:
 
     metrics: tuple[str, ...] = ("accuracy",)
 
-    def __init__(self, model: keras.Model, padding_id: int = 0) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        padding_id: int | None = 0,
+        input_name: str = "token_ids",
+    ) -> None:
         self.model = model
         self.padding_id = padding_id
+        self.input_name = input_name
 
     def __call__(self, batch: Batch, training: bool) -> Scores:
-        logits = self.model(batch["token_ids"], training=training)
+        inputs = batch[self.input_name]
+        logits = self.model(inputs, training=training)
         losses, hits, predictions = _cross_entropy(batch["labels"], logits)
         return Scores(
             losses=losses,
             weights=batch["example_weights"],
             metrics={"accuracy": hits},
-            tokens=_count_tokens(batch["token_ids"], self.padding_id),
+            tokens=_count_tokens(inputs, self.padding_id),
             predictions=predictions,
         )
 

@@ -29,10 +29,10 @@ class Compiler:
         assert recipe not in self.recipes
         self.recipes.append(recipe)
         rows = recipe.batch_size // DEVICES
-        tokens = rows * recipe.sequence_length
+        tokens = rows * recipe.row_length
         common = dict(
             batch_size=rows,
-            length=recipe.sequence_length,
+            length=recipe.row_length,
             has_dropout=bool(doctor_compile.dropouts(recipe)),
             parameters=12_345,
             needed_bytes=tokens * 2**20,
@@ -121,7 +121,7 @@ def test_the_search_has_a_limit():
 def test_every_trainer_can_be_given_a_length(trainer, tokens):
     recipe = command(f"--trainer={trainer}").recipe
     resized = doctor_fit.resize(trainer, recipe, "length", tokens, DEVICES)
-    assert resized.sequence_length == tokens
+    assert resized.row_length == tokens
     assert resized.batch_size == recipe.batch_size
 
 

@@ -11,9 +11,9 @@ import keras
 import numpy as np
 import pytest
 import yaml
-from luna_tf.trainers import lra, lra_report, session
+from luna_tf.trainers import lra, lra_data, lra_report, session
 from luna_tf.trainers.lra_recipe import PROGRAM, LRARecipe
-from luna_tf.trainers.machine import Machine
+from luna_tf.trainers.machine import EvaluatingMachine
 from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
 )
@@ -64,7 +64,8 @@ def read_recipe(name_or_path):
 
 class TestRun:
     def test_writes_every_file_and_nothing_else(self, folder):
-        expected = {*lra_report.FILES, "data"}
+        # Pictures are for tasks with pictures.
+        expected = {*lra_report.FILES, "data"} - {"attention.png"}
         assert {path.name for path in folder.iterdir()} == expected
         for name in expected:
             path = folder / name
@@ -114,16 +115,16 @@ class TestRun:
 
     def test_results_agree_with_the_model_on_the_data(self, folder, results):
         recipe = read_recipe(folder / "recipe.yaml")
-        test = lra.load_splits(recipe, str(folder))["test"]
+        test = lra_data.load(recipe, str(folder))["test"]
         model = keras.saving.load_model(folder / "model.keras")
-        token_ids = test.padded(np.arange(len(test)), recipe.sequence_length)
+        token_ids = test.padded(np.arange(len(test)), recipe.row_length)
         right = model.predict(token_ids, verbose=0).argmax(-1) == test.labels
         assert len(test) == 43
         assert results["test"]["correct"] == right.sum()
         assert results["test"]["accuracy"] == right.mean()
         low, high = results["test"]["interval_95"]
         assert low < right.mean() < high
-        operators = results["per_operator"]
+        operators = results["groups"]["entries"]
         assert sum(entry["examples"] for entry in operators.values()) == 43
         assert results["parameters"] == model.count_params()
         margin = right.mean() - results["reference_lines"]["root_operator"]
@@ -149,7 +150,7 @@ class TestRun:
             low,
             high,
             *results["reference_lines"].values(),
-            *(e["accuracy"] for e in results["per_operator"].values()),
+            *(e["accuracy"] for e in results["groups"]["entries"].values()),
         ]
         wanted = [f"{100 * value:.1f} %" for value in shown]
         wanted.append(f"{results['margin_points']:+.1f} points")
@@ -228,6 +229,49 @@ class TestAgain:
         accuracy = f"{100 * results['test']['accuracy']:.1f} %"
         assert accuracy in capsys.readouterr().out
         assert (folder / "results.json").read_bytes() == before
+
+    def test_predictions_and_confusion_agree_with_the_accuracy(
+        self, folder, results
+    ):
+        text = (folder / "predictions.csv").read_text()
+        rows = list(csv.DictReader(io.StringIO(text)))
+        assert [int(row["example"]) for row in rows] == list(range(43))
+        right = [row["label"] == row["prediction"] for row in rows]
+        assert sum(right) == results["test"]["correct"]
+        confusion = np.array(results["confusion"])
+        assert confusion.shape == (10, 10)
+        assert np.trace(confusion) == sum(right)
+        counts = np.bincount([int(r["label"]) for r in rows], minlength=10)
+        np.testing.assert_array_equal(confusion.sum(1), counts)
+
+    @pytest.mark.parametrize(
+        "weights", ["best.weights.h5", "model.keras", "saved_model", "6"]
+    )
+    def test_evaluates_other_weights(
+        self, folder, results, tmp_path, capsys, weights
+    ):
+        step = results["best_step"] if weights == "6" else None
+        path = tmp_path / "answers.csv"
+        given = weights if weights == "6" else folder / weights
+        assert (
+            call(
+                f"--model_dir={folder}",
+                "--mode=evaluate",
+                f"--weights={given}",
+                f"--predictions={path}",
+            )
+            == 0
+        )
+        assert "accuracy" in capsys.readouterr().out
+        if step in (None, 6):
+            expected = (folder / "predictions.csv").read_text()
+            assert path.read_text() == expected
+
+    @pytest.mark.parametrize("weights", ["7", "/nowhere.weights.h5"])
+    def test_weights_that_are_not_there(self, folder, capsys, weights):
+        command = f"--model_dir={folder}", "--mode=evaluate"
+        assert call(*command, f"--weights={weights}") == 2
+        assert f"--weights={weights}" in capsys.readouterr().err
 
     @pytest.mark.parametrize("mode", ["evaluate", "export"])
     def test_nothing_to_read_is_refused(self, tmp_path, capsys, mode):
@@ -418,10 +462,13 @@ class TestBadInput:
 def test_help_names_every_flag_once(capsys):
     assert call("--help") == 0
     text = capsys.readouterr().out
-    assert text.startswith("luna-lra trains Luna on ListOps")
+    assert text.startswith("luna-lra trains Luna on a task of")
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
-    fields = *Machine.__dataclass_fields__, *LRARecipe.__dataclass_fields__
+    fields = (
+        *EvaluatingMachine.__dataclass_fields__,
+        *LRARecipe.__dataclass_fields__,
+    )
     for field in (*fields, "config", "model_dir", "mode", "overwrite"):
         heads = (f"  --{field}=", f"  --[no]{field} ", f"  --{field} ")
         assert len([x for x in lines if x.startswith(heads)]) == 1, field

@@ -5,7 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from luna_tf.training.tasks import Translation, smoothed_cross_entropy
+from luna_tf.training.tasks import (
+    Classification,
+    Translation,
+    smoothed_cross_entropy,
+)
 
 VOCABULARY, PAD = 11, 1
 
@@ -51,6 +55,28 @@ def batch():
 def model():
     keras.utils.set_random_seed(0)
     return Echo()
+
+
+class TestClassification:
+    @pytest.mark.parametrize(
+        ("padding_id", "tokens"), [(0, 3.0), (None, 6.0), (7, 5.0)]
+    )
+    def test_reads_the_input_it_is_told(self, padding_id, tokens):
+        task = Classification(
+            lambda x, training: x[:, :2], padding_id, "pixel_values"
+        )
+        scores = task(
+            {
+                "pixel_values": tf.constant([[0.0, 7.0, 1.0], [2.0, 0, 0]]),
+                "labels": tf.constant([1, 1]),
+                "example_weights": tf.constant([1.0, 0.0]),
+            },
+            training=False,
+        )
+        assert float(scores.tokens) == tokens
+        np.testing.assert_array_equal(scores.predictions, [1, 0])
+        np.testing.assert_array_equal(scores.metrics["accuracy"], [1, 0])
+        np.testing.assert_array_equal(scores.weights, [1, 0])
 
 
 class TestTranslation:

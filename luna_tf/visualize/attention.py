@@ -1,0 +1,141 @@
+"""What the packed slots of a Luna model look at."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+_HEAT = "inferno"
+_COLOUR = "194, 65, 12"
+
+
+def attention_over_images(
+    images: np.ndarray,
+    weights: np.ndarray,
+    titles: Sequence[str] | None = None,
+    max_slots: int = 8,
+) -> Figure:
+    """Draws the pack attention of every slot over pictures.
+
+    One row per picture: the picture, then a map for each slot, drawn over it.
+    The brightest pixel of a map is the one with the most attention; the number
+    above says how many pixels the attention is spread over (its perplexity).
+
+    Args:
+        images: `(pictures, height, width)`, grey.
+        weights: `(pictures, slots, height * width)`, attention of the slots
+            over pixels row by row, not negative. Slots with the most peaked
+            attention come first.
+        titles: one per picture.
+        max_slots: most maps in a row.
+
+    Returns:
+        A figure of its own, unknown to `pyplot`; save it with `savefig`.
+
+    Raises:
+        ValueError: the shapes do not fit each other.
+
+    Example:
+
+    ```python
+    figure = attention_over_images(pictures, scores[-1].mean(axis=1))
+    figure.savefig("attention.png")
+    ```
+    """
+    images, weights = np.asarray(images), np.asarray(weights, np.float64)
+    if (
+        images.ndim != 3
+        or weights.ndim != 3
+        or len(images) != len(weights)
+        or images[0].size != weights.shape[-1]
+    ):
+        raise ValueError(
+            "`weights` must be (pictures, slots, pixels) for `images` of "
+            "(pictures, height, width). Received shapes: "
+            f"{weights.shape} and {images.shape}"
+        )
+    spread = perplexity(weights)
+    columns = min(max_slots, weights.shape[1])
+    figure = Figure(
+        figsize=(1.35 * (columns + 1), 1.6 * len(images)),
+        dpi=130,
+        layout="constrained",
+    )
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(images), columns + 1, squeeze=False)
+    for row, (image, maps) in enumerate(zip(images, weights, strict=True)):
+        order = np.argsort(spread[row], kind="stable")[:columns]
+        first = grid[row, 0]
+        first.imshow(image, cmap="gray", interpolation="nearest")
+        first.set_title(titles[row] if titles else "", fontsize=8)
+        for axes, slot in zip(grid[row, 1:], order, strict=True):
+            axes.imshow(image, cmap="gray", interpolation="nearest")
+            axes.imshow(
+                maps[slot].reshape(image.shape),
+                cmap=_HEAT,
+                alpha=0.65,
+                vmin=0.0,
+                interpolation="nearest",
+            )
+            pixels = f"{spread[row, slot]:,.0f} pixels"
+            axes.set_title(f"slot {slot}: {pixels}", fontsize=7)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    return figure
+
+
+def perplexity(weights: np.ndarray) -> np.ndarray:
+    """How many places attention is spread over.
+
+    Args:
+        weights: `(..., places)`, not negative; each row is scaled to sum 1.
+
+    Returns:
+        `(...)`, exponential of the entropy: 1 for a single place, the number
+        of places for uniform attention.
+
+    Example: `perplexity(np.array([0.5, 0.5, 0.0]))` is 2.
+    """
+    shares = np.asarray(weights, np.float64)
+    shares = shares / np.maximum(shares.sum(axis=-1, keepdims=True), 1e-30)
+    logs = np.log(np.where(shares > 0, shares, 1.0))
+    return np.exp(-(shares * logs).sum(axis=-1))
+
+
+def attention_over_tokens(tokens: Sequence[str], weights: np.ndarray) -> str:
+    """Writes tokens as HTML, the darker the more attention they get.
+
+    Args:
+        tokens: texts of the tokens; they are escaped.
+        weights: `(tokens,)`, not negative. The largest is the darkest.
+
+    Returns:
+        Spans of HTML.
+
+    Raises:
+        ValueError: there is not one weight per token.
+
+    Example: `attention_over_tokens(["a ", "film "], np.array([0.1, 0.9]))`
+    """
+    weights = np.asarray(weights, np.float64)
+    if weights.shape != (len(tokens),):
+        raise ValueError(
+            "`weights` must have one entry per token. Received: "
+            f"{len(tokens)} tokens, weights of shape {weights.shape}"
+        )
+    strongest = max(float(weights.max(initial=0.0)), 1e-30)
+    spans = []
+    for token, weight in zip(tokens, weights / strongest, strict=True):
+        text = html.escape(token)
+        if weight < 0.05:
+            spans.append(text)
+        else:
+            spans.append(
+                f'<span style="background: rgba({_COLOUR}, {weight:.2f})">'
+                f"{text}</span>"
+            )
+    return "".join(spans)

@@ -1,0 +1,245 @@
+"""Tiny runs of every task but ListOps, from files as users have them."""
+
+import json
+
+import numpy as np
+import pytest
+from luna_tf.trainers import flags, lra, lra_tasks
+from luna_tf.trainers.lra_recipe import PROGRAM, LRARecipe
+
+from luna_tf.training import recipes
+
+TINY = (
+    "--hidden_dim=8 --intermediate_dim=8 --num_layers=1 --num_heads=2 "
+    "--packed_length=3 --batch_size=8 --train_steps=4 --warmup_steps=2 "
+    "--eval_every=2 --steps_per_loop=2 --nojit_compile --train_minutes=null"
+).split()
+ESCAPED = "&lt;br"
+
+
+def call(*arguments):
+    """Runs luna-lra in this process; returns its status."""
+    with pytest.raises(SystemExit) as end:
+        lra.main(["luna-lra", *map(str, arguments)])
+    return end.value.code
+
+
+def text_file(folder):
+    path = folder / "reviews.csv"
+    words = {"neg": "bad dull <br /> worse", "pos": "good fun best of all"}
+    lines = ["text,label,source"]
+    for label, text in words.items():
+        for i in range(20):
+            lines.append(f"{text} number {i},{label},mine")
+    lines.append("other,neg,theirs")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def pair_files(folder):
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 20), ("eval", 7), ("test", 9)):
+        rows = []
+        for i in range(count):
+            texts = ["".join(rng.choice(list("abc "), 30)) + "x" for _ in "12"]
+            rows.append("\t".join([f"{i % 2}.0", f"a{i}", f"b{i}", *texts]))
+        path = folder / f"new_aan_pairs.{name}.tsv"
+        path.write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def picture_file(folder):
+    rng = np.random.default_rng(0)
+    path = folder / "pictures.npz"
+    arrays = {}
+    for name, count in (("train", 40), ("test", 12)):
+        arrays[f"x_{name}"] = rng.integers(0, 256, (count, 9, 9), np.uint8)
+        arrays[f"y_{name}"] = np.arange(count) % 3
+    np.savez(path, **arrays)
+    return path
+
+
+RUNS = {
+    "text": (text_file, "--rows=source=mine --sequence_length=20"),
+    "retrieval": (pair_files, "--sequence_length=20"),
+    "image": (picture_file, "--image_size=9 --num_classes=3 --pixels=tokens"),
+    "image values": (picture_file, "--image_size=9 --num_classes=3"),
+    "pathfinder": (
+        None,
+        "--pictures=40 --difficulty=easy",
+    ),
+}
+EXAMPLES = {
+    "text": (28, 4, 8),
+    "retrieval": (20, 7, 9),
+    "image": (36, 4, 12),
+    "pathfinder": (32, 4, 4),
+}
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def finished(request, tmp_path_factory):
+    """A finished run: task, folder, results and what was printed."""
+    root = tmp_path_factory.mktemp("runs")
+    make, arguments = RUNS[request.param]
+    task = request.param.partition(" ")[0]
+    (root / "files").mkdir()
+    places = [f"--model_dir={root / 'run'}"]
+    if make is not None:
+        places.append(f"--data_dir={make(root / 'files')}")
+    command = [f"--task={task}", *TINY, *arguments.split(), *places]
+    assert call(*command) == 0
+    results = json.loads((root / "run" / "results.json").read_text())
+    return task, root / "run", results, command
+
+
+class TestRun:
+    def test_every_test_example_was_scored(self, finished):
+        task, folder, results, _ = finished
+        assert results["test"]["examples"] == EXAMPLES[task][2]
+        rows = (folder / "predictions.csv").read_text().splitlines()
+        assert len(rows) == 1 + EXAMPLES[task][2]
+        assert np.sum(results["confusion"]) == EXAMPLES[task][2]
+        assert results["title"] == f"Luna on {lra_tasks.TASKS[task].title}"
+
+    def test_trivial_baselines_stand_beside(self, finished):
+        _, _, results, _ = finished
+        assert 0 < results["reference_lines"]["majority"] < 1
+
+    def test_attention_is_kept_for_the_report(self, finished):
+        task, folder, _, _ = finished
+        if lra_tasks.TASKS[task].picture is None:
+            found = json.loads((folder / "attention.json").read_text())
+            documents = lra_tasks.TASKS[task].documents
+            assert len(found["examples"]) == 4 * documents
+            for example in found["examples"]:
+                count = len(example["tokens"])
+                assert count == len(example["weights"]) > 1
+                for weights in example["slots"].values():
+                    assert len(weights) == count
+                    # All but what falls on the marks.
+                    assert 0.1 < sum(weights) <= 1.001
+        else:
+            start = (folder / "attention.png").read_bytes()[:8]
+            assert start == b"\x89PNG\r\n\x1a\n"
+
+    def test_the_saved_model_answers_alike(self, finished, tmp_path):
+        _, folder, _, command = finished
+        path = tmp_path / "answers.csv"
+        assert (
+            call(
+                *command,
+                "--mode=evaluate",
+                f"--weights={folder / 'saved_model'}",
+                f"--predictions={path}",
+            )
+            == 0
+        )
+        assert path.read_text() == (folder / "predictions.csv").read_text()
+
+    def test_the_report_shows_it(self, finished, tmp_path, capsys):
+        task, folder, results, _ = finished
+        assert call("report", folder, f"--output_dir={tmp_path}") == 0
+        page = (tmp_path / "report.html").read_text()
+        assert f"{100 * results['test']['accuracy']:.1f} %" in page
+        assert "Luna-256" in page and "Luna-256" in (
+            (tmp_path / "report.md").read_text()
+        )
+        if task == "text":
+            assert "<br " not in page
+            assert ESCAPED in page
+
+
+class TestCommand:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ("--task=text", "data_dir='aclImdb' is not possible"),
+            ("--task=text --data_dir=null", "needs data_dir"),
+            ("--task=chess", "should be one of <listops|text|retrieval|"),
+            (
+                "--task=image --max_depth=3",
+                "max_depth=3 is not possible with task=image: it is for list",
+            ),
+            ("--pixels=values", "it is for image, pathfinder, pathx"),
+            ("--train_examples=null", "task=listops needs train_examples"),
+            (
+                "--task=pathfinder --image_size=48",
+                "allowed is 32, 64, 128 or 256",
+            ),
+            (
+                "--task=pathfinder --pixels=tokens --sequence_length=1027",
+                "allowed is at most 1026",
+            ),
+            (
+                "--task=pathfinder --sequence_length=9",
+                "sequence_length=9 is not possible with pixels=values",
+            ),
+            ("--sequence_length=2", "allowed is at least 3"),
+            ("--attention=tpu", "`attention` must be one of"),
+        ],
+    )
+    def test_bad_input_is_told_at_once(
+        self, tmp_path, monkeypatch, capsys, arguments, message
+    ):
+        monkeypatch.chdir(tmp_path)
+        assert call(*arguments.split()) == 2
+        told = capsys.readouterr().err
+        assert message in told
+        assert "Traceback" not in told
+        assert not list(tmp_path.rglob("*.tfrecord"))
+
+    def test_a_recipe_follows_from_the_task(self):
+        for words, config, folder in (
+            ([], "default", "runs/listops"),
+            (["--task=listops"], "default", "runs/listops"),
+            (["--task=text"], "text_small", "runs/text"),
+            (["--task=image", "--config=paper"], "image_paper", "runs/image"),
+            (["--config=paper"], "paper", "runs/listops"),
+            (["--config=text_paper"], "text_paper", "runs/text"),
+        ):
+            command = flags.parse(PROGRAM, ["luna-lra", *words])
+            assert (command.config, command.model_dir) == (config, folder)
+
+    def test_classes_of_the_data_are_checked(self, tmp_path, capsys):
+        path = picture_file(tmp_path)
+        places = f"--data_dir={path}", f"--model_dir={tmp_path / 'run'}"
+        assert call("--task=image", "--image_size=9", *places) == 2
+        assert "Allowed is --num_classes=3." in capsys.readouterr().err
+
+
+class TestReport:
+    def test_a_folder_without_a_run(self, tmp_path, capsys):
+        assert call("report", tmp_path) == 2
+        assert "holds no results.json" in capsys.readouterr().err
+
+    def test_results_of_something_else(self, tmp_path, capsys):
+        (tmp_path / "results.json").write_text('{"title": "x"}')
+        assert call("report", tmp_path) == 2
+        assert "is no result of luna-lra" in capsys.readouterr().err
+
+    def test_no_folder_at_all(self, capsys):
+        assert call("report", "--output_dir=x") == 2
+        assert "which runs?" in capsys.readouterr().err
+
+
+PAPER = {
+    "paper": (10, 6_048_256, 512),
+    "text_paper": (2, 5_245_952, 256),
+    "retrieval_paper": (2, 1_639_936, 128),
+    "image_paper": (10, 122_624, 64),
+    "pathfinder_paper": (2, 317_056, 128),
+    "pathx_paper": (2, 2_283_136, 128),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_paper_recipes_have_the_official_sizes(name):
+    # reference counts of the release of 2021, less the token embedding; its
+    # position tables have two rows more, which nothing reads.
+    values = recipes.read_yaml(name, PROGRAM.folder)
+    recipe = recipes.build(LRARecipe, values, origin=name)
+    _, official, width = PAPER[name]
+    model = lra.make_model(recipe)
+    vocabulary = model.embedding.vocabulary_size
+    assert model.count_params() == official + (vocabulary - 2) * width

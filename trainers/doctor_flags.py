@@ -118,7 +118,7 @@ def parse(argv: Sequence[str]) -> EnvCommand | FitCommand:
     program = _program(argv)
     if name == "fit":
         absl_flags.DEFINE_string(
-            "config", "default", _config_help(program), flag_values=values
+            "config", None, _config_help(program), flag_values=values
         )
         recipes.define_flags(program.schema, values)
     try:
@@ -149,8 +149,9 @@ def _build(schema: Any, values: absl_flags.FlagValues) -> Any:
 
 
 def _fit(program: flags.Program, values: absl_flags.FlagValues) -> FitCommand:
-    config = str(values["config"].value)
     given = recipes.given_flags(program.schema, values)
+    named: Any = values["config"].value
+    config = flags.resolve_config(program, named, given)
     origin = f"--config={config}"
     if given:
         origin += " with " + " ".join(f"--{name}" for name in given)

@@ -161,7 +161,7 @@ def _command(program: Program, flag_values: flags.FlagValues) -> Command:
     is_written = config is None and mode in ("evaluate", "export")
     loose: dict[str, Any] = {}
     if not is_written:
-        config = _config(program, config, given)
+        config = resolve_config(program, config, given)
         loose = recipes.read_yaml(config, program.folder)
     model_dir = _model_dir(
         program, values["model_dir"].value, {**loose, **given}
@@ -193,10 +193,19 @@ def _command(program: Program, flag_values: flags.FlagValues) -> Command:
     )
 
 
-def _config(
+def resolve_config(
     program: Program, config: str | None, given: Mapping[str, Any]
 ) -> str:
-    """The recipe that a name, or no name, stands for."""
+    """The recipe that a name, or no name, stands for.
+
+    Args:
+        program: the trainer.
+        config: what `--config` says, None when it was not given.
+        given: recipe fields that were given as flags.
+
+    Returns:
+        A name or path for `recipes.read_yaml`.
+    """
     if program.variant is not None and program.variant in given:
         name = f"{given[program.variant]}_{config or 'small'}"
         if name in recipes.names(program.folder):

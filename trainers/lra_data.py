@@ -292,9 +292,7 @@ def _retrieval(recipe: LRARecipe, cache: str) -> Splits:
     from luna_tf.data.lra.retrieval import load_retrieval
 
     assert recipe.data_dir is not None
-    return load_retrieval(
-        recipe.data_dir, skip_malformed=recipe.skip_malformed
-    )
+    return load_retrieval(recipe.data_dir, skip_malformed=recipe.skip_malformed)
 
 
 def _images(recipe: LRARecipe, cache: str) -> Splits:

@@ -271,3 +271,10 @@ def test_the_real_compiler(attention, capsys):
     weights = found["parameters"] - 18 * 16 - found["length"] * 16
     assert found["flops"] > 2 * weights * found["batch_size"]
     assert found["roofline_seconds"] > 0
+
+
+def test_a_task_has_its_own_recipes():
+    arguments = ["luna-doctor", "fit", "--task=retrieval", "--config=paper"]
+    found = parse(arguments)
+    assert found.config == "retrieval_paper"
+    assert found.recipe.pair_features == "concatenation"

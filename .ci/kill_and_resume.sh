@@ -23,11 +23,11 @@ interrupt() {
   done
   kill "-$signal" "$child"
 }
-columns() {  # all but the speeds
+columns() {  # all but times and speeds
   python - "$1/history.csv" <<'PYTHON'
 import csv, sys
 for row in csv.DictReader(open(sys.argv[1])):
-    print([row[name] for name in sorted(row) if "per_second" not in name])
+    print([row[name] for name in sorted(row) if "second" not in name])
 PYTHON
 }
 train "$folder/whole"

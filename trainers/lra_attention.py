@@ -107,21 +107,24 @@ def _write_tokens(
             content = sequences.example(i)
             slots = pack[at][:, int(recipe.add_cls) :][:, : len(content)]
             tokens, ends = _tokens(recipe, content[: slots.shape[1]])
-            slots = np.add.reduceat(slots, [0, *ends[:-1]], axis=1)
+            starts = [0, *ends[:-1]]
+            share = np.diff([0, *ends]) / ends[-1]
+            slots = np.add.reduceat(slots, starts, axis=1) / share
             # What the vector that is classified reads, through the slots.
             reading = (
                 unpack[at].mean(0)
                 if recipe.pooling == "mean"
                 else (unpack[at][0])
             )
-            order = np.argsort(perplexity(slots), kind="stable")[:_SLOTS]
+            spread = perplexity(slots * share)
+            order = np.argsort(spread, kind="stable")[:_SLOTS]
             examples.append(
                 {
                     "document": document,
                     "label": int(test.labels[i]),
                     "prediction": int(predictions[i]),
                     "tokens": tokens[:_MOST_TOKENS],
-                    "weights": _rounded(reading @ slots),
+                    "lifts": _rounded(reading @ slots),
                     "slots": {int(s): _rounded(slots[s]) for s in order},
                 }
             )
@@ -129,8 +132,8 @@ def _write_tokens(
     files.write_text(files.join(folder, TOKENS), text + "\n")
 
 
-def _rounded(weights: np.ndarray) -> list[float]:
-    return [float(f"{w:.3g}") for w in weights[:_MOST_TOKENS]]
+def _rounded(lifts: np.ndarray) -> list[float]:
+    return [float(f"{lift:.3g}") for lift in lifts[:_MOST_TOKENS]]
 
 
 def _tokens(

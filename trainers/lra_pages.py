@@ -75,6 +75,7 @@ def write(folders: list[str], output_dir: str) -> list[str]:
         RecipeError: a folder holds no finished run, or the report cannot be
             written.
     """
+    flags.import_tensorflow()
     from luna_tf.data.lra.published import published
     from luna_tf.visualize import lra_page
     from luna_tf.visualize.lra_summary import group_runs

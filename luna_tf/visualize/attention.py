@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 _HEAT = "inferno"
 _COLOUR = "194, 65, 12"
+_DARK = 2.0  # as a power of 2
 
 
 def attention_over_images(
@@ -106,36 +107,39 @@ def perplexity(weights: np.ndarray) -> np.ndarray:
     return np.exp(-(shares * logs).sum(axis=-1))
 
 
-def attention_over_tokens(tokens: Sequence[str], weights: np.ndarray) -> str:
+def attention_over_tokens(tokens: Sequence[str], lifts: np.ndarray) -> str:
     """Writes tokens as HTML, the darker the more attention they get.
 
     Args:
         tokens: texts of the tokens; they are escaped.
-        weights: `(tokens,)`, not negative. The largest is the darkest.
+        lifts: `(tokens,)`, attention over what it would be if all tokens got
+            as much. Tokens at 1 and below are plain; the largest is the
+            darkest, if it is 4 or more.
 
     Returns:
         Spans of HTML.
 
     Raises:
-        ValueError: there is not one weight per token.
+        ValueError: there is not one number per token.
 
-    Example: `attention_over_tokens(["a ", "film "], np.array([0.1, 0.9]))`
+    Example: `attention_over_tokens(["a ", "film "], np.array([0.2, 1.8]))`
     """
-    weights = np.asarray(weights, np.float64)
-    if weights.shape != (len(tokens),):
+    lifts = np.asarray(lifts, np.float64)
+    if lifts.shape != (len(tokens),):
         raise ValueError(
-            "`weights` must have one entry per token. Received: "
-            f"{len(tokens)} tokens, weights of shape {weights.shape}"
+            "`lifts` must have one entry per token. Received: "
+            f"{len(tokens)} tokens, lifts of shape {lifts.shape}"
         )
-    strongest = max(float(weights.max(initial=0.0)), 1e-30)
+    logs = np.log2(np.maximum(lifts, 1.0))
+    shades = logs / max(_DARK, float(logs.max(initial=0.0)))
     spans = []
-    for token, weight in zip(tokens, weights / strongest, strict=True):
+    for token, shade in zip(tokens, shades, strict=True):
         text = html.escape(token)
-        if weight < 0.05:
+        if shade < 0.05:
             spans.append(text)
         else:
             spans.append(
-                f'<span style="background: rgba({_COLOUR}, {weight:.2f})">'
+                f'<span style="background: rgba({_COLOUR}, {shade:.2f})">'
                 f"{text}</span>"
             )
     return "".join(spans)

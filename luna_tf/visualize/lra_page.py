@@ -226,7 +226,11 @@ def _details(run: Run) -> list[str]:
         )
     )
     if run.attention:
-        parts.append("<h3>What packed slots attend to</h3>")
+        parts.append(
+            "<h3>What packed slots attend to</h3>"
+            '<p class="note">The darker, the more than uniform attention: 4 '
+            "times and more is darkest.</p>"
+        )
         for example in run.attention:
             parts += _attention(example)
     settings = yaml.safe_dump(dict(run.recipe), sort_keys=False)
@@ -246,12 +250,12 @@ def _attention(example: Mapping[str, Any]) -> list[str]:
     parts = [
         f"<p>{_text(heading)}: what the classified vector reads through the "
         f'slots</p><div class="tokens">'
-        f"{attention_over_tokens(tokens, example['weights'])}</div>"
+        f"{attention_over_tokens(tokens, example['lifts'])}</div>"
     ]
-    for slot, weights in example["slots"].items():
+    for slot, lifts in example["slots"].items():
         parts.append(
             f'<p>slot {_text(str(slot))}</p><div class="tokens">'
-            f"{attention_over_tokens(tokens, weights)}</div>"
+            f"{attention_over_tokens(tokens, lifts)}</div>"
         )
     return parts
 

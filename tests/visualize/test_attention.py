@@ -48,23 +48,29 @@ class TestImages:
 
 
 class TestTokens:
-    def test_the_strongest_token_is_the_darkest(self):
-        marked = attention_over_tokens(["a ", "film", "!"], [0.3, 0.6, 0.0])
+    def test_what_is_above_uniform_is_marked(self):
+        tokens = ["a ", "film", "!", "?"]
+        marked = attention_over_tokens(tokens, [2.0, 16.0, 1.0, 0.2])
         assert marked == (
-            '<span style="background: rgba(194, 65, 12, 0.50)">a </span>'
-            '<span style="background: rgba(194, 65, 12, 1.00)">film</span>!'
+            '<span style="background: rgba(194, 65, 12, 0.25)">a </span>'
+            '<span style="background: rgba(194, 65, 12, 1.00)">film</span>!?'
         )
+
+    def test_almost_uniform_attention_stays_light(self):
+        marked = attention_over_tokens(["a", "b"], [1.0, 1.2])
+        assert marked.count("rgba") == 1
+        assert "0.13" in marked
 
     def test_texts_are_escaped(self):
         text = "<script>alert('&')</script>"
-        for weight in (0.0, 1.0):
-            marked = attention_over_tokens(["x", text], [1.0, weight])
+        for lift in (0.0, 5.0):
+            marked = attention_over_tokens(["x", text], [1.0, lift])
             assert "<script>" not in marked
             assert html.escape(text) in marked
 
     def test_no_attention_at_all(self):
         assert attention_over_tokens(["a", "b"], [0.0, 0.0]) == "ab"
 
-    def test_a_weight_per_token(self):
+    def test_a_number_per_token(self):
         with pytest.raises(ValueError, match="2 tokens"):
             attention_over_tokens(["a", "b"], [0.1])

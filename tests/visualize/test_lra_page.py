@@ -57,8 +57,8 @@ def run(name, task="text", accuracy=0.8, seed=0, attention="luna", **fields):
                 "label": 1,
                 "prediction": 0,
                 "tokens": ["good ", EVIL],
-                "weights": [0.1, 0.9],
-                "slots": {"3": [0.9, 0.1]},
+                "lifts": [0.1, 1.9],
+                "slots": {"3": [1.9, 0.1]},
             }
         ],
     )

@@ -46,7 +46,8 @@ class Program:
         machine: schema of the flags that are not part of a recipe.
         variant: recipe field whose values have recipes of their own: with
             `--task=text`, `--config=paper` stands for `text_paper` if there
-            is such a recipe, and `text_small` is the default.
+            is such a recipe, and `text_small` is the default; `small` alone
+            is `default`.
     """
 
     name: str
@@ -210,6 +211,8 @@ def resolve_config(
         name = f"{given[program.variant]}_{config or 'small'}"
         if name in recipes.names(program.folder):
             return name
+    if program.variant is not None and config == "small":
+        return "default"
     return config or "default"
 
 

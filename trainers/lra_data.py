@@ -69,6 +69,7 @@ def load(recipe: LRARecipe, folder: str) -> Splits:
         RecipeError: when files are missing or malformed, or the cache cannot
             be written.
     """
+    from luna_tf.data.lra.labelled import LabelledSplits
     from luna_tf.training.progress import format_duration
 
     started = time.monotonic()
@@ -81,7 +82,8 @@ def load(recipe: LRARecipe, folder: str) -> Splits:
         raise RecipeError(str(error)) from error
     if recipe.validation == "test":
         splits = {**splits, "validation": splits["test"]}
-    splits = {name: splits[name] for name in SPLITS}
+    names = class_names(recipe, splits)
+    splits = LabelledSplits({name: splits[name] for name in SPLITS}, names)
     sizes = " + ".join(f"{len(split):,}" for split in splits.values())
     elapsed = format_duration(time.monotonic() - started)
     source = recipe.data_dir or cache
@@ -101,6 +103,17 @@ def _tell_what_is_cut(recipe: LRARecipe, splits: Splits) -> None:
         print(
             f"Data: {cut:,} of {total:,} sequences are cut to {room:,} tokens"
         )
+
+
+def class_names(recipe: LRARecipe, splits: Splits) -> tuple[str, ...]:
+    """What the classes are called, by default by their numbers.
+
+    Args:
+        recipe: the recipe.
+        splits: what a reader or a generator gave.
+    """
+    numbers = tuple(map(str, range(lra_tasks.num_classes(recipe))))
+    return getattr(splits, "class_names", numbers)
 
 
 def documents(split: Any) -> tuple:

@@ -134,7 +134,7 @@ def read(folder: str) -> Any:
         )
     try:
         results = json.loads(files.read_text(path))
-        results["task"], results["groups"], results["confusion"]
+        results["task"], results["groups"], results["classes"]
     except (ValueError, KeyError, TypeError) as error:
         raise RecipeError(
             f"{path} is no result of luna-lra, or of an earlier version: "

@@ -11,6 +11,7 @@ import numpy as np
 from luna_tf.training import files
 
 from . import session, tables
+from .lra_data import class_names
 from .lra_tasks import TASKS, num_classes
 
 if TYPE_CHECKING:
@@ -125,7 +126,8 @@ def results(
         },
         "reference_lines": lines,
         "margin_points": 100 * (correct / examples - max(lines.values())),
-        "groups": _groups(recipe, test, tested.predictions),
+        "groups": _groups(recipe, splits, tested.predictions),
+        "classes": list(class_names(recipe, splits)),
         "confusion": confusion_matrix(
             test.labels, tested.predictions, num_classes(recipe)
         ).tolist(),
@@ -170,11 +172,14 @@ def confusion_matrix(
     return matrix
 
 
-def _groups(recipe: LRARecipe, test: Any, predictions: Any) -> dict[str, Any]:
+def _groups(
+    recipe: LRARecipe, splits: Splits, predictions: Any
+) -> dict[str, Any]:
     """Accuracy of parts of the test split."""
     from luna_tf.data.lra import listops
     from luna_tf.training.statistics import wilson_interval
 
+    test = splits["test"]
     if recipe.task == "listops":
         by = "root operator"
         found = {
@@ -184,11 +189,11 @@ def _groups(recipe: LRARecipe, test: Any, predictions: Any) -> dict[str, Any]:
             ).items()
         }
     else:
-        by = "class"
+        by, names = "class", class_names(recipe, splits)
         labels = np.asarray(test.labels)
         hits = labels == np.asarray(predictions)
         found = {
-            str(label): (
+            names[label]: (
                 float(hits[labels == label].mean()),
                 int((labels == label).sum()),
             )

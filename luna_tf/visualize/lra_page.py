@@ -212,15 +212,15 @@ def _details(run: Run) -> list[str]:
         )
     )
     confusion = run.results["confusion"]
-    classes = [str(i) for i in range(len(confusion))]
+    classes = run.results["classes"]
     parts.append("<h3>Answers (columns) by label (rows)</h3>")
     parts.append(
         _table(
             [
                 ("label", *classes),
                 *(
-                    (str(label), *(f"{count:,}" for count in counts))
-                    for label, counts in enumerate(confusion)
+                    (label, *(f"{count:,}" for count in counts))
+                    for label, counts in zip(classes, confusion, strict=True)
                 ),
             ]
         )

@@ -100,6 +100,9 @@ class TestRun:
         rows = (folder / "predictions.csv").read_text().splitlines()
         assert len(rows) == 1 + EXAMPLES[task][2]
         assert np.sum(results["confusion"]) == EXAMPLES[task][2]
+        assert len(results["confusion"]) == len(results["classes"])
+        if task == "text":
+            assert set(results["groups"]["entries"]) == {"neg", "pos"}
         assert results["title"] == f"Luna on {lra_tasks.TASKS[task].title}"
 
     def test_trivial_baselines_stand_beside(self, finished):
@@ -195,6 +198,8 @@ class TestCommand:
             ([], "default", "runs/listops"),
             (["--task=listops"], "default", "runs/listops"),
             (["--task=text"], "text_small", "runs/text"),
+            (["--config=small"], "default", "runs/listops"),
+            (["--task=text", "--config=small"], "text_small", "runs/text"),
             (["--task=image", "--config=paper"], "image_paper", "runs/image"),
             (["--config=paper"], "paper", "runs/listops"),
             (["--config=text_paper"], "text_paper", "runs/text"),

@@ -32,6 +32,7 @@ def run(name, task="text", accuracy=0.8, seed=0, attention="luna", **fields):
             "by": "class",
             "entries": {EVIL: {"accuracy": 0.75, "examples": 1234}},
         },
+        "classes": ["neg", EVIL],
         "confusion": [[7, 1], [2, 6543]],
         "parameters": 98765,
         "steps": 1500,

@@ -342,7 +342,11 @@ def train(
     def on_log(entry: TrainingLog) -> None:
         if chief:
             log.add("train", entry.step, entry.scalars())
-        bar.update(entry.step, progress_text(entry))
+        bar.update(
+            entry.step,
+            progress_text(entry),
+            math.inf if minutes is None else 60 * minutes - entry.seconds,
+        )
 
     def on_evaluation(step: int, result: Evaluation, is_best: bool) -> None:
         values = {**result.metrics, **(measure() if measure else {})}

@@ -79,12 +79,15 @@ class ProgressBar:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def update(self, step: int, text: str = "") -> None:
+    def update(
+        self, step: int, text: str = "", seconds_left: float = math.inf
+    ) -> None:
         """Shows a step if it is time to; the last step is always shown.
 
         Args:
             step: steps done, 0 to `total`.
             text: measurements to show next to it.
+            seconds_left: after which the job ends whatever its step.
         """
         now = self._clock()
         if self._first is None:
@@ -97,7 +100,7 @@ class ProgressBar:
             filled = self._WIDTH * step // max(self._total, 1)
             parts.append("━" * filled + "·" * (self._WIDTH - filled))
         parts += [f"{100 * step // max(self._total, 1)} %", text]
-        parts.append(self._remaining(step, now))
+        parts.append(self._remaining(step, now, seconds_left))
         self._write("  ".join(part for part in parts if part))
 
     def note(self, text: str) -> None:
@@ -112,7 +115,7 @@ class ProgressBar:
             self._stream.flush()
             self._line_width = 0
 
-    def _remaining(self, step: int, now: float) -> str:
+    def _remaining(self, step: int, now: float, at_most: float) -> str:
         """Time left by the pace since the first update, which compiled."""
         assert self._first is not None
         first_step, first_time = self._first
@@ -121,7 +124,8 @@ class ProgressBar:
         if step <= first_step:
             return "ETA --"
         pace = (now - first_time) / (step - first_step)
-        return f"ETA {format_duration(pace * (self._total - step))}"
+        seconds = min(pace * (self._total - step), at_most)
+        return f"ETA {format_duration(seconds)}"
 
     def _write(self, line: str) -> None:
         if self._terminal:

@@ -39,6 +39,18 @@ def test_a_log_file_gets_few_whole_lines():
     assert lines[-1] == "train  1,000/1,000  100 %  loss 0.001"
 
 
+def test_the_remaining_time_is_no_longer_than_allowed():
+    clock = iter([0.0, 100.0, 200.0]).__next__
+    stream = io.StringIO()
+    bar = ProgressBar(100, "train", stream, log_interval=1.0, clock=clock)
+    bar.update(0)
+    bar.update(10, "", 75.0)
+    bar.update(20, "", 750.0)
+    lines = stream.getvalue().splitlines()
+    assert lines[1].endswith("ETA 1:15 min")
+    assert lines[2].endswith("ETA 12:30 min")
+
+
 def test_the_remaining_time_follows_the_pace():
     lines = run_bar(terminal=False).splitlines()
     assert lines[0].endswith("ETA --")

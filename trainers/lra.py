@@ -18,6 +18,7 @@ from . import (
     flags,
     lra_attention,
     lra_data,
+    lra_generate,
     lra_pages,
     lra_report,
     lra_tasks,
@@ -53,8 +54,12 @@ def main(argv: list[str] | None = None) -> None:
     """Console entry of `luna-lra`; ends the process with its status."""
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     words = sys.argv if argv is None else argv
-    if words[1:2] == ["report"]:
-        sys.exit(lra_pages.main(words[2:]))
+    for name, command in (
+        ("report", lra_pages.main),
+        ("generate", lra_generate.main),
+    ):
+        if words[1:2] == [name]:
+            sys.exit(command(words[2:]))
     app.run(
         functools.partial(session.run_program, PROGRAM.name, run),
         argv=argv,

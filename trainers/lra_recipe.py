@@ -278,6 +278,7 @@ prints a table of results within 15 minutes.
 
 Usage: luna-lra [--task=TASK] [--config=NAME] [--FLAG=VALUE ...]
        luna-lra report RUN [RUN ...] [--output_dir=DIR]
+       luna-lra generate --output_dir=DIR [--FLAG=VALUE ...]
 
   luna-lra
   luna-lra --config=quick --model_dir=/tmp/quick
@@ -285,6 +286,7 @@ Usage: luna-lra [--task=TASK] [--config=NAME] [--FLAG=VALUE ...]
   luna-lra --config=paper --data_dir=listops-1000 --packed_length=256
   luna-lra --task=pathfinder --config=paper
   luna-lra report runs/*
+  luna-lra generate --output_dir=lra --image_size=128
 """,
     schema=LRARecipe,
     folder=importlib.resources.files(__package__) / "recipes" / "lra",

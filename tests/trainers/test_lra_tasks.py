@@ -249,3 +249,54 @@ def test_paper_recipes_have_the_official_sizes(name):
     model = lra.make_model(recipe)
     vocabulary = model.embedding.vocabulary_size
     assert model.count_params() == official + (vocabulary - 2) * width
+
+
+class TestGenerate:
+    TINY = "generate", "--pictures=20", "--difficulty=easy", "--data_seed=3"
+
+    def test_the_layout_of_the_release_trains(self, tmp_path, capsys):
+        root = tmp_path / "lra"
+        assert call(*self.TINY, f"--output_dir={root}") == 0
+        assert f"20 pictures in {root}" in capsys.readouterr().out
+        assert len(list(root.rglob("sample_*.png"))) == 20
+        places = f"--data_dir={root}", f"--model_dir={tmp_path / 'run'}"
+        command = "--task=pathfinder", "--difficulty=easy", *TINY, *places
+        assert call(*command) == 0
+        results = json.loads((tmp_path / "run" / "results.json").read_text())
+        assert results["test"]["examples"] == 2
+
+    def test_records(self, tmp_path):
+        from luna_tf.data.lra.pathfinder_records import read_pathfinder_records
+
+        places = f"--output_dir={tmp_path}", "--format=tfrecord"
+        assert call(*self.TINY, *places) == 0
+        splits = read_pathfinder_records(tmp_path)
+        assert {n: len(s) for n, s in splits.items()} == {
+            "train": 16,
+            "validation": 2,
+            "test": 2,
+        }
+
+    @pytest.mark.parametrize(
+        ("arguments", "status", "message"),
+        [
+            ("", 2, "missing fields: output_dir"),
+            ("--output_dir=x --image_size=48", 2, "one of (32, 64, 128, 256)"),
+            ("--output_dir=x --pictures=3", 2, "at least 10"),
+            ("--output_dir=x more", 2, "unexpected argument 'more'"),
+            ("--output_dir=file/x --pictures=10", 1, "file"),
+        ],
+    )
+    def test_bad_input(
+        self, tmp_path, monkeypatch, capsys, arguments, status, message
+    ):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "file").write_text("")
+        assert call("generate", *arguments.split()) == status
+        told = capsys.readouterr().err
+        assert message in told
+        assert "Traceback" not in told
+
+    def test_help(self, capsys):
+        assert call("generate", "--help") == 0
+        assert "--data_seed=INT" in capsys.readouterr().out

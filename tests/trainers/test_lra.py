@@ -27,6 +27,8 @@ TINY = (
     "--num_heads=2 --packed_length=3 --batch_size=16 --train_steps=6 "
     "--warmup_steps=2 --eval_every=4 --steps_per_loop=2"
 ).split()
+# Attention is drawn over pictures only.
+WRITTEN = {*lra_report.FILES} - {"attention.png"}
 
 
 def call(*arguments):
@@ -64,8 +66,7 @@ def read_recipe(name_or_path):
 
 class TestRun:
     def test_writes_every_file_and_nothing_else(self, folder):
-        # Pictures are for tasks with pictures.
-        expected = {*lra_report.FILES, "data"} - {"attention.png"}
+        expected = {*WRITTEN, "data"}
         assert {path.name for path in folder.iterdir()} == expected
         for name in expected:
             path = folder / name
@@ -159,7 +160,7 @@ class TestRun:
         for figure in wanted:
             assert figure in text
             assert figure in markdown
-        for name in lra_report.FILES:
+        for name in WRITTEN:
             assert name in text
 
     def test_the_saved_model_runs_without_luna_tf(self, folder):
@@ -374,7 +375,7 @@ def test_a_whole_run_beyond_the_local_disk(tmp_path, capsys):
     folder = f"ram://{tmp_path.name}/run"
     places = f"--model_dir={folder}/", f"--cache_dir={tmp_path}"
     assert call(*TINY, "--nojit_compile", *places) == 0
-    for name in lra_report.FILES:
+    for name in WRITTEN:
         assert files.exists(files.join(folder, name)), name
     assert column(folder, "step") == [2, 4, 6]
     assert f"Files in {folder}\n" in capsys.readouterr().out
@@ -397,7 +398,7 @@ class TestBadInput:
             ("--num_layers=0", "--num_layers=0: allowed is an integer at"),
             ("--pooling=max", "value should be one of <cls|mean|packed>"),
             ("--num_heads=5", "num_heads=5 is not possible: allowed is a div"),
-            ("--config=papre", "no recipe 'papre'. Allowed: default, paper"),
+            ("--config=papre", "no recipe 'papre'. Allowed: default, image_p"),
             ("--warmup_steps=600", "at most train_steps=500"),
             ("--schedule=inverse_sqrt --warmup_steps=0", "1 or more"),
             ("--max_length=4", "max_length=4 is not possible"),

@@ -40,12 +40,11 @@ __all__ = [
 
 if TYPE_CHECKING:
     import keras
-    import numpy as np
     import tensorflow as tf
     from matplotlib.figure import Figure
 
     from luna_tf.training.loop import Loop
-    from luna_tf.training.records import Evaluation, TrainingResult
+    from luna_tf.training.records import TrainingResult
     from luna_tf.training.strategy import Placement
     from luna_tf.training.trainer import Trainer
 
@@ -92,10 +91,12 @@ def run(command: flags.Command) -> int:
     if will_train:
         session.open_folder(command, lra_report.FILES, placement.is_chief)
     elif mode != "input_benchmark":
-        lra_weights.check(weights, folder)
+        lra_weights.check(weights, folder, machine.predictions)
     trainer = make_trainer(recipe, placement, command.machine.data_service)
     network = trainer.loop.model
     print(f"# Recipe ({command.config})\n{recipes.to_yaml(recipe)}", flush=True)
+    if mode in ("evaluate", "export"):
+        lra_weights.load(network, weights, folder)
     trained = splits = None
     if mode != "export":
         # One worker fills the cache, the others read it.
@@ -117,61 +118,76 @@ def run(command: flags.Command) -> int:
         if trained.stopped_by is not None:
             print(session.stopped_text(trained, folder))
             return session.stopped_status(trained)
-    elif not lra_weights.is_saved_model(weights):
-        lra_weights.load(network, weights, folder)
     if mode in ("train_and_evaluate", "export") and placement.is_chief:
-        _export(network, recipe, folder)
+        _export(network, recipe, folder, splits)
     if mode in ("train_and_evaluate", "evaluate") and splits:
-        source = make_source(splits["test"], recipe)
-        if lra_weights.is_saved_model(weights):
-            tested = lra_weights.evaluate_saved_model(
-                weights, source, recipe.batch_size
-            )
-        else:
-            tested = trainer.evaluate(source)
-        results = lra_report.results(
-            recipe,
-            network,
-            splits,
-            tested,
-            trained,
-            session.precision_of(recipe, placement),
-            placement.reason,
-            time.monotonic() - started,
-        )
-        assert tested.predictions is not None
-        if placement.is_chief:
-            _write(command, results, splits["test"].labels, tested)
-        if mode == "train_and_evaluate" and placement.is_chief:
-            lra_attention.write(
-                make_plain_model(network, recipe),
-                recipe,
-                splits["test"],
-                tested.predictions,
-                folder,
-            )
-        print("\n" + lra_report.to_text(results, folder))
-    elif mode != "evaluate":
+        _evaluate(command, placement, trainer, splits, trained, started)
+    else:
         print("\n" + lra_report.files_text(folder))
     return 0
 
 
-def _write(
+def _evaluate(
     command: flags.Command,
-    results: dict[str, Any],
-    labels: np.ndarray,
-    tested: Evaluation,
+    placement: Placement,
+    trainer: Trainer,
+    splits: Splits,
+    trained: TrainingResult | None,
+    started: float,
 ) -> None:
-    """Writes results and predictions, those of a run that trains first."""
+    """Scores the test split, writes what was found and prints it."""
+    recipe, folder = command.recipe, command.model_dir
     machine: Any = command.machine
-    folder, asked = command.model_dir, machine.predictions
+    weights = "best" if trained else machine.weights
+    source = make_source(splits["test"], recipe)
+    if lra_weights.is_saved_model(weights):
+        tested = lra_weights.evaluate_saved_model(
+            weights, source, recipe.batch_size, lra_tasks.num_classes(recipe)
+        )
+    else:
+        tested = trainer.evaluate(source)
     assert tested.predictions is not None
-    trains = command.mode == "train_and_evaluate"
-    if trains or not files.exists(files.join(folder, "results.json")):
+    network = trainer.loop.model
+    results = lra_report.results(
+        recipe,
+        network,
+        splits,
+        tested,
+        trained,
+        session.precision_of(recipe, placement),
+        placement.reason,
+        time.monotonic() - started,
+        weights,
+    )
+    if not placement.is_chief:
+        return
+    if not trained:
+        lra_report.write(results, folder, "evaluation")
+    path = files.join(folder, "results.json")
+    if trained or (weights == "best" and not files.exists(path)):
         lra_report.write(results, folder)
-        asked = asked or files.join(folder, "predictions.csv")
-    if asked is not None:
-        lra_report.write_predictions(asked, labels, tested.predictions)
+        answers = files.join(folder, "predictions.csv")
+        lra_report.write_predictions(
+            answers, splits["test"].labels, tested.predictions
+        )
+    if machine.predictions is not None:
+        lra_report.write_predictions(
+            machine.predictions, splits["test"].labels, tested.predictions
+        )
+    if trained:
+        lra_attention.write(
+            make_plain_model(network, recipe),
+            recipe,
+            splits["test"],
+            tested.predictions,
+            folder,
+        )
+        # Last: it may take minutes, and all else is kept by now.
+        lines = lra_report.count_words(recipe, splits)
+        if lines:
+            results = lra_report.with_lines(results, lines)
+            lra_report.write(results, folder)
+    print("\n" + lra_report.to_text(results, folder))
 
 
 def make_model(recipe: LRARecipe, precision: str = "float32") -> keras.Model:
@@ -339,15 +355,33 @@ def _draw(
     )
 
 
-def _export(network: keras.Model, recipe: LRARecipe, folder: str) -> None:
+def _export(
+    network: keras.Model,
+    recipe: LRARecipe,
+    folder: str,
+    splits: Splits | None,
+) -> None:
     from luna_tf.interop.saved_model import export_saved_model
 
     path = files.join(folder, "saved_model")
     files.remove(path)  # of a run that goes on
     export_saved_model(make_plain_model(network, recipe), path)
-    vocabulary = lra_data.describe_input(recipe)
+    vocabulary = {
+        **lra_data.describe_input(recipe),
+        "classes": _classes(recipe, folder, splits),
+    }
     text = json.dumps(vocabulary, indent=2) + "\n"
     files.write_text(files.join(path, "vocabulary.json"), text)
+
+
+def _classes(
+    recipe: LRARecipe, folder: str, splits: Splits | None
+) -> list[str]:
+    """Names of the classes, from the data or else from the run's results."""
+    path = files.join(folder, "results.json")
+    if splits is None and files.exists(path):
+        return json.loads(files.read_text(path))["classes"]
+    return list(lra_data.class_names(recipe, splits or {}))
 
 
 if __name__ == "__main__":

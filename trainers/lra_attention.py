@@ -110,12 +110,7 @@ def _write_tokens(
             starts = [0, *ends[:-1]]
             share = np.diff([0, *ends]) / ends[-1]
             slots = np.add.reduceat(slots, starts, axis=1) / share
-            # What the vector that is classified reads, through the slots.
-            reading = (
-                unpack[at].mean(0)
-                if recipe.pooling == "mean"
-                else (unpack[at][0])
-            )
+            reading = _reading(recipe, unpack[at], len(content))
             spread = perplexity(slots * share)
             order = np.argsort(spread, kind="stable")[:_SLOTS]
             examples.append(
@@ -130,6 +125,16 @@ def _write_tokens(
             )
     text = json.dumps({"examples": examples}, ensure_ascii=False)
     files.write_text(files.join(folder, TOKENS), text + "\n")
+
+
+def _reading(recipe: LRARecipe, unpack: np.ndarray, tokens: int) -> np.ndarray:
+    """How much of each slot is in the vector that is classified."""
+    if recipe.pooling == "packed":
+        return np.full(unpack.shape[-1], 1 / unpack.shape[-1])
+    if recipe.pooling == "cls":
+        return unpack[0]
+    real = tokens + recipe.add_cls + recipe.add_eos
+    return unpack[:real].mean(axis=0)  # padding reads nothing of meaning
 
 
 def _rounded(lifts: np.ndarray) -> list[float]:

@@ -44,8 +44,7 @@ def check(recipe: LRARecipe, given: Collection[str]) -> None:
         if not os.path.exists(path):
             raise RecipeError(
                 f"data_dir={recipe.data_dir!r} is not possible: there is no "
-                f"such {'file or folder' if task.title == 'Text' else 'folder'}"
-                f" with the data of {task.title} as released."
+                f"such file or folder with the data of {task.title}."
             )
         return
     if recipe.task == "listops":
@@ -78,12 +77,12 @@ def load(recipe: LRARecipe, folder: str) -> Splits:
         print(f"Reading {recipe.data_dir} ...", flush=True)
     try:
         splits = _LOADERS[recipe.task](recipe, cache)
+        names = class_names(recipe, splits)
+        if recipe.validation == "test":
+            splits = {**splits, "validation": splits["test"]}
+        splits = LabelledSplits({name: splits[name] for name in SPLITS}, names)
     except (OSError, ValueError, RuntimeError) as error:
         raise RecipeError(str(error)) from error
-    if recipe.validation == "test":
-        splits = {**splits, "validation": splits["test"]}
-    names = class_names(recipe, splits)
-    splits = LabelledSplits({name: splits[name] for name in SPLITS}, names)
     sizes = " + ".join(f"{len(split):,}" for split in splits.values())
     elapsed = format_duration(time.monotonic() - started)
     source = recipe.data_dir or cache
@@ -103,6 +102,33 @@ def _tell_what_is_cut(recipe: LRARecipe, splits: Splits) -> None:
         print(
             f"Data: {cut:,} of {total:,} sequences are cut to {room:,} tokens"
         )
+
+
+def describe(recipe: LRARecipe) -> str:
+    """What a result was measured on, in a few words.
+
+    Args:
+        recipe: the recipe.
+    """
+    parts = []
+    if recipe.data_dir is not None:
+        parts.append(os.path.basename(recipe.data_dir.rstrip("/")))
+    elif recipe.task == "image":
+        parts.append("CIFAR-10")
+    else:
+        parts.append(f"generated, seed {recipe.data_seed}")
+    if recipe.task == "listops" and recipe.data_dir is None:
+        assert recipe.min_length is not None and recipe.max_length is not None
+        shortest, longest = recipe.min_length + 1, recipe.max_length - 1
+        parts.append(f"{shortest:,} to {longest:,} tokens")
+    if recipe.task in ("pathfinder", "pathx"):
+        parts.append(recipe.difficulty)
+    if lra_tasks.TASKS[recipe.task].picture is not None:
+        size = lra_tasks.image_size(recipe)
+        parts.append(f"{size} x {size} pixels as {recipe.pixels}")
+    else:
+        parts.append(f"rows of {recipe.row_length:,}")
+    return ", ".join(parts)
 
 
 def class_names(recipe: LRARecipe, splits: Splits) -> tuple[str, ...]:

@@ -50,6 +50,13 @@ class GenerateFlags:
         "Threads; null: one per core.", default=None, minimum=1
     )
 
+    def __post_init__(self) -> None:
+        if "://" in self.output_dir:
+            raise RecipeError(
+                f"output_dir={self.output_dir} is not possible: allowed is a "
+                "local folder."
+            )
+
 
 def main(argv: list[str]) -> int:
     """Generates and writes.

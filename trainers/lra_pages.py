@@ -71,16 +71,26 @@ def write(folders: list[str], output_dir: str) -> list[str]:
     Returns:
         The paths of the two files.
 
+    A folder that holds no finished run is left out, and named.
+
     Raises:
-        RecipeError: a folder holds no finished run, or the report cannot be
+        RecipeError: none holds a finished run, or the report cannot be
             written.
     """
     flags.import_tensorflow()
-    from luna_tf.data.lra.published import published
+    from luna_tf.data.lra.published import MEANS_WITHOUT_RETRIEVAL, published
     from luna_tf.visualize import lra_page
     from luna_tf.visualize.lra_summary import group_runs
 
-    groups = group_runs([read(folder.rstrip("/")) for folder in folders])
+    runs = []
+    for folder in folders:
+        try:
+            runs.append(read(folder.rstrip("/")))
+        except RecipeError as error:
+            print(f"{NAME}: left out: {error}", file=sys.stderr)
+    if not runs:
+        raise RecipeError("there is no finished run among the folders.")
+    groups = group_runs(runs)
     tasks = {group.task for group in groups}
     rows: dict[str, list[dict[str, Any]]] = {
         task: [
@@ -94,10 +104,11 @@ def write(folders: list[str], output_dir: str) -> list[str]:
         for task in tasks
     }
     titles = {task: TASKS[task].title for task in tasks}
+    means = MEANS_WITHOUT_RETRIEVAL
     paths = []
     for name, text in (
-        ("report.html", lra_page.to_html(groups, rows, titles)),
-        ("report.md", lra_page.to_markdown(groups, rows, titles)),
+        ("report.html", lra_page.to_html(groups, rows, titles, means)),
+        ("report.md", lra_page.to_markdown(groups, rows, titles, means)),
     ):
         path = files.join(output_dir, name)
         try:
@@ -123,34 +134,49 @@ def read(folder: str) -> Any:
     Raises:
         RecipeError: it holds no finished run.
     """
-    from luna_tf.training import recipes
-    from luna_tf.visualize.lra_summary import Run
 
     path = files.join(folder, "results.json")
     if not files.exists(path):
-        raise RecipeError(
-            f"{folder} holds no results.json: allowed are folders of finished "
-            "runs."
-        )
+        raise RecipeError(f"{folder} holds no results.json.")
     try:
-        results = json.loads(files.read_text(path))
-        results["task"], results["groups"], results["classes"]
-    except (ValueError, KeyError, TypeError) as error:
+        return _read(folder)
+    except (
+        *(ValueError, KeyError, TypeError, AttributeError, IndexError),
+    ) as error:
         raise RecipeError(
-            f"{path} is no result of luna-lra, or of an earlier version: "
-            f"{error}."
+            f"{folder} holds no run of this version of luna-lra: "
+            f"{type(error).__name__}: {error}"
         ) from error
+
+
+def _read(folder: str) -> Any:
+    from luna_tf.training import recipes
+    from luna_tf.visualize.lra_summary import Run
+
+    results = json.loads(files.read_text(files.join(folder, "results.json")))
+    # What a page cannot do without.
+    TASKS[results["task"]]
+    float(results["test"]["accuracy"]), results["test"]["interval_95"][1]
+    results["title"] + results["data"]
+    dict(results["reference_lines"]), dict(results["groups"]["entries"])
+    if len(results["classes"]) != len(results["confusion"]):
+        raise ValueError("there are more classes than rows of the confusion")
+    recipe = files.join(folder, "recipe.yaml")
+    if not files.exists(recipe):
+        raise ValueError("there is no recipe.yaml")
+    environment = _json(files.join(folder, "environment.json"), [])
     attention = _json(files.join(folder, lra_attention.TOKENS), {})
     return Run(
         name=Path(folder).name,
         results=results,
-        recipe=recipes.read_yaml(
-            files.join(folder, "recipe.yaml"), PROGRAM.folder
-        ),
-        environment=_json(files.join(folder, "environment.json"), []),
+        recipe=recipes.read_yaml(recipe, PROGRAM.folder),
+        environment=[dict(start) for start in environment],
         history=_history(files.join(folder, "history.csv")),
         pictures=_pictures(folder),
-        attention=attention.get("examples", []),
+        attention=[
+            {**example, "slots": dict(example["slots"])}
+            for example in attention.get("examples", [])
+        ],
     )
 
 

@@ -30,8 +30,9 @@ class LRARecipe:
         choices=lra_tasks.TASKS,
     )
     data_dir: str | None = data(
-        "The data as released: a folder, for text also a CSV or TSV file. "
-        "null: generated (listops, pathfinder, pathx) or downloaded (image).",
+        "The data as released: a folder, for text also a CSV or TSV file, for "
+        "image an .npz file. null: generated (listops, pathfinder, pathx) or "
+        "downloaded (image).",
         default=None,
     )
     skip_malformed: bool = data(

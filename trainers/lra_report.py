@@ -10,7 +10,7 @@ import numpy as np
 
 from luna_tf.training import files
 
-from . import session, tables
+from . import lra_data, session, tables
 from .lra_data import class_names
 from .lra_tasks import TASKS, num_classes
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 EVALUATION_FILES = {
     "results.json": "this table for programs",
     "results.md": "this table for readers",
+    "evaluation.json": "the same of the last --mode=evaluate",
+    "evaluation.md": "the same for readers",
     "predictions.csv": "label and answer of every test example",
     "attention.png": "what packed slots attend to, over pictures",
     "attention.json": "the same over tokens, for luna-lra report",
@@ -59,19 +61,51 @@ def reference_lines(
     return baselines(train, test)
 
 
-def _counting_words(
-    recipe: LRARecipe, train: Any, test: Any
-) -> dict[str, float]:
+def count_words(recipe: LRARecipe, splits: Splits) -> dict[str, float]:
+    """The accuracy of counting words in the bytes that the model sees.
+
+    Args:
+        recipe: the recipe.
+        splits: its data.
+
+    Returns:
+        `{"tf_idf": accuracy}`, or nothing for other tasks than text and where
+        it cannot be had, which is then told.
+    """
     from luna_tf.data.lra.baselines import tf_idf
 
-    if recipe.task not in ("text", "retrieval"):
+    if recipe.task != "text":
         return {}
+    room = recipe.row_length - recipe.add_cls
+    print("Fitting TF-IDF to compare with ...", flush=True)
     try:
-        print("Fitting TF-IDF to compare with ...", flush=True)
-        return {"tf_idf": tf_idf(train, test)}
+        return {"tf_idf": tf_idf(splits["train"], splits["test"], room)}
     except ImportError:
         print("TF-IDF is left out: it needs `pip install scikit-learn`.")
-        return {}
+    except (ValueError, MemoryError) as error:
+        print(f"TF-IDF is left out: {error}")
+    return {}
+
+
+def with_lines(
+    results: dict[str, Any], lines: Mapping[str, float]
+) -> dict[str, Any]:
+    """Results with further accuracies to compare with.
+
+    Args:
+        results: from `results`.
+        lines: name to accuracy, 0 to 1.
+
+    Returns:
+        Changed results.
+    """
+    lines = {**results["reference_lines"], **lines}
+    margin = results["test"]["accuracy"] - max(lines.values())
+    return {
+        **results,
+        "reference_lines": lines,
+        "margin_points": 100 * margin,
+    }
 
 
 def results(
@@ -83,6 +117,7 @@ def results(
     precision: str,
     device: str,
     seconds: float,
+    weights: str = "best",
 ) -> dict[str, Any]:
     """Gathers what a run found out.
 
@@ -95,6 +130,7 @@ def results(
         precision: number format of the layers.
         device: what it ran on.
         seconds: wall time so far.
+        weights: which weights were tested, as `--weights` says it.
 
     Returns:
         A dictionary fit for JSON.
@@ -103,10 +139,7 @@ def results(
     from luna_tf.training.statistics import wilson_interval
 
     test = splits["test"]
-    lines = {
-        **reference_lines(recipe, splits["train"], test),
-        **_counting_words(recipe, splits["train"], test),
-    }
+    lines = reference_lines(recipe, splits["train"], test)
     assert tested.predictions is not None
     validated = trained.best_evaluation if trained else None
     rates = trained.rates if trained else None
@@ -117,6 +150,8 @@ def results(
         "task": recipe.task,
         "attention": recipe.attention,
         "seed": recipe.seed,
+        "data": lra_data.describe(recipe),
+        "weights": weights,
         "test": {
             "accuracy": correct / examples,
             "interval_95": wilson_interval(correct, examples),
@@ -212,6 +247,7 @@ def _groups(
     }
 
 
+_MOST_CLASSES = 10
 _LINES = {
     "root_operator": "answer by root operator",
     "majority": "majority class",
@@ -255,6 +291,18 @@ def rows(results: Mapping[str, Any]) -> tables.Rows:
             for name, entry in groups["entries"].items()
         ],
     }
+    classes = results["classes"]
+    if len(classes) <= _MOST_CLASSES:
+        width = max(5, *map(len, classes))
+        table["Answers (columns) by label (rows)"] = [
+            ("", "".join(f"{name:>{width + 1}}" for name in classes), ""),
+            *(
+                (name, "".join(f"{n:>{width + 1},}" for n in counts), "")
+                for name, counts in zip(
+                    classes, results["confusion"], strict=True
+                )
+            ),
+        ]
     run = [("parameters", f"{results['parameters']:,}", "")]
     if results["examples_per_second"] is not None:
         run.append(
@@ -289,9 +337,11 @@ def files_text(folder: str) -> str:
     return tables.files_text(folder, FILES)
 
 
-def write(results: Mapping[str, Any], folder: str) -> None:
-    """Writes `results.json` and `results.md`."""
-    tables.write(folder, results, rows(results))
+def write(
+    results: Mapping[str, Any], folder: str, name: str = "results"
+) -> None:
+    """Writes `results.json` and `results.md`, or files of another name."""
+    tables.write(folder, results, rows(results), name)
 
 
 def write_predictions(path: str, labels: Any, predictions: Any) -> None:

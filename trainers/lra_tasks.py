@@ -21,7 +21,6 @@ _COMMON = (
     "data_dir",
     "skip_malformed",
     "cache_dir",
-    "num_classes",
     "sequence_length",
     "add_cls",
     "add_eos",
@@ -72,7 +71,12 @@ TASKS = {
     "text": LRATask(
         "Text",
         2,
-        ("validation", *_FRACTIONS, "text_column", "label_column", "rows"),
+        (
+            "num_classes",
+            "validation",
+            *_FRACTIONS,
+            *("text_column", "label_column", "rows"),
+        ),
         required=("data_dir", "sequence_length"),
     ),
     "retrieval": LRATask(
@@ -83,7 +87,10 @@ TASKS = {
         documents=2,
     ),
     "image": LRATask(
-        "Image", 10, (*_PICTURES, "black_is_padding", *_FRACTIONS), picture=32
+        "Image",
+        10,
+        ("num_classes", *_PICTURES, "black_is_padding", *_FRACTIONS),
+        picture=32,
     ),
     "pathfinder": _PATHFINDER,
     "pathx": dataclasses.replace(_PATHFINDER, title="Path-X", picture=128),
@@ -158,19 +165,39 @@ def _check_pictures(recipe: LRARecipe) -> None:
             f"image_size={recipe.image_size} is not possible with "
             f"task={recipe.task}: allowed is 32, 64, 128 or 256."
         )
+    if recipe.pixels == "values":
+        _check_values(recipe)
+    elif (recipe.pixel_mean, recipe.pixel_std) != (0.5, 0.5):
+        raise RecipeError(
+            f"pixel_mean={recipe.pixel_mean} and pixel_std={recipe.pixel_std} "
+            "are not possible with pixels=tokens: they are for values."
+        )
     whole = _picture_length(recipe)
     length = recipe.sequence_length
     if length is None:
         return
-    if recipe.pixels == "values":
-        raise RecipeError(
-            f"sequence_length={length} is not possible with pixels=values: "
-            "allowed is null, all pixels."
-        )
     if length > whole:
         raise RecipeError(
             f"sequence_length={length} is not possible: allowed is at most "
             f"{whole}, the pixels and marks of a picture."
+        )
+
+
+def _check_values(recipe: LRARecipe) -> None:
+    if recipe.sequence_length is not None:
+        raise RecipeError(
+            f"sequence_length={recipe.sequence_length} is not possible with "
+            "pixels=values: allowed is null, all pixels."
+        )
+    if recipe.black_is_padding:
+        raise RecipeError(
+            "black_is_padding=True is not possible with pixels=values: it is "
+            "for tokens."
+        )
+    if recipe.pooling == "cls":
+        raise RecipeError(
+            "pooling=cls is not possible with pixels=values, as rows have no "
+            "mark of the start: allowed is mean or packed."
         )
 
 

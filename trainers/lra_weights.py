@@ -29,23 +29,48 @@ def is_saved_model(weights: str) -> bool:
     return files.exists(files.join(weights, "saved_model.pb"))
 
 
-def check(weights: str, folder: str) -> None:
-    """Refuses weights that are not there.
+def check(weights: str, folder: str, predictions: str | None) -> None:
+    """Refuses weights that are not there, and answers without a place.
 
     Args:
         weights: what `--weights` says.
-        folder: the model_dir.
+        folder: the model_dir, which is made if need be.
+        predictions: what `--predictions` says.
 
     Raises:
         RecipeError: saying what is allowed.
     """
+    from luna_tf.training.checkpoints import Checkpoints
+
+    checkpoints = files.join(folder, session.CHECKPOINTS)
     if weights == "best":
         session.check_trained(folder)
-    elif not weights.isdecimal() and not files.exists(weights):
+    elif weights.isdecimal():
+        steps = Checkpoints(checkpoints, {}).steps()
+        if int(weights) not in steps:
+            there = ", ".join(map(str, steps)) or "none"
+            raise RecipeError(
+                f"--weights={weights} is not possible: there is no such "
+                f"checkpoint in {checkpoints}. Those there: {there}."
+            )
+    elif not files.exists(weights):
         raise RecipeError(
             f"--weights={weights} is not possible: there is no such file. "
             f"Allowed is {ALLOWED}."
         )
+    if predictions is not None and not files.exists(
+        os.path.dirname(predictions) or "."
+    ):
+        raise RecipeError(
+            f"--predictions={predictions} is not possible: there is no folder "
+            f"{os.path.dirname(predictions)}."
+        )
+    try:
+        files.prepare_folder(folder)
+    except OSError as error:
+        raise RecipeError(
+            f"--model_dir={folder} cannot be written to: {error}."
+        ) from error
 
 
 def load(network: keras.Model, weights: str, folder: str) -> None:
@@ -53,7 +78,7 @@ def load(network: keras.Model, weights: str, folder: str) -> None:
 
     Args:
         network: the model of the recipe.
-        weights: what `--weights` says, but no SavedModel.
+        weights: what `--weights` says; a SavedModel is left alone.
         folder: the model_dir.
 
     Raises:
@@ -62,6 +87,8 @@ def load(network: keras.Model, weights: str, folder: str) -> None:
     from luna_tf.training.averaging import average_checkpoints
     from luna_tf.training.checkpoints import CheckpointError
 
+    if is_saved_model(weights):
+        return
     if weights.isdecimal():
         checkpoints = files.join(folder, session.CHECKPOINTS)
         try:
@@ -78,7 +105,10 @@ def load(network: keras.Model, weights: str, folder: str) -> None:
         else:
             files.read_by(path, network.load_weights)
     except (OSError, ValueError) as error:
-        raise RecipeError(f"{path} does not fit the recipe: {error}") from error
+        reason = str(error).partition("\n")[0]
+        raise RecipeError(
+            f"{path} does not fit the recipe: {reason}"
+        ) from error
 
 
 def _copy_weights(path: str, network: keras.Model) -> None:
@@ -89,7 +119,7 @@ def _copy_weights(path: str, network: keras.Model) -> None:
 
 
 def evaluate_saved_model(
-    path: str, source: IndexedSource, batch_size: int
+    path: str, source: IndexedSource, batch_size: int, num_classes: int
 ) -> Evaluation:
     """Scores every example by the signature of a SavedModel.
 
@@ -97,12 +127,14 @@ def evaluate_saved_model(
         path: folder of the SavedModel.
         source: the examples.
         batch_size: examples at a time.
+        num_classes: of the recipe.
 
     Returns:
         As `Trainer.evaluate`.
 
     Raises:
-        RecipeError: the SavedModel has no such signature.
+        RecipeError: the SavedModel has no such signature, or is one of
+            another recipe.
     """
     import tensorflow as tf
 
@@ -115,6 +147,12 @@ def evaluate_saved_model(
         raise RecipeError(
             f"--weights={path} is not possible: allowed is a SavedModel whose "
             "signature serving_default returns logits."
+        )
+    classes = signature.structured_outputs["logits"].shape[-1]
+    if classes != num_classes:
+        raise RecipeError(
+            f"--weights={path} is not possible: it has {classes} classes, the "
+            f"recipe {num_classes}."
         )
     names = set(signature.structured_input_signature[1])
 
@@ -132,7 +170,15 @@ def evaluate_saved_model(
         )
         return losses, batch["labels"], tf.argmax(logits, -1, tf.int32)
 
-    losses, labels, predictions = Predictor(score)(source, batch_size)
+    try:
+        losses, labels, predictions = Predictor(score)(source, batch_size)
+    except (tf.errors.InvalidArgumentError, TypeError, ValueError) as error:
+        if isinstance(error, RecipeError):
+            raise
+        raise RecipeError(
+            f"--weights={path} does not fit the recipe, such as its "
+            f"sequence_length: {str(error).partition(chr(10))[0]}"
+        ) from error
     return Evaluation(
         float(np.mean(losses, dtype=np.float64)),
         {"accuracy": float(np.mean(predictions == labels))},

@@ -69,7 +69,10 @@ def run_program(
     except RecipeError as error:
         flags.fail(name, str(error))
     except KeyboardInterrupt:
-        print(f"\n{name}: interrupted.", file=sys.stderr)
+        print(
+            f"\n{name}: interrupted. The same command goes on.",
+            file=sys.stderr,
+        )
         return 130
     except Exception as error:
         import tensorflow as tf

@@ -57,18 +57,21 @@ def files_text(folder: str, names: Mapping[str, str]) -> str:
     )
 
 
-def write(folder: str, results: Mapping[str, Any], rows: Rows) -> None:
+def write(
+    folder: str, results: Mapping[str, Any], rows: Rows, name: str = "results"
+) -> None:
     """Writes `results.json` and `results.md`.
 
     Args:
         folder: the model_dir.
         results: for programs; has a `title`.
         rows: for readers.
+        name: of the two files.
     """
     text = json.dumps(results, indent=2, allow_nan=False, ensure_ascii=False)
-    files.write_text(files.join(folder, "results.json"), text + "\n")
+    files.write_text(files.join(folder, f"{name}.json"), text + "\n")
     files.write_text(
-        files.join(folder, "results.md"), to_markdown(results["title"], rows)
+        files.join(folder, f"{name}.md"), to_markdown(results["title"], rows)
     )
 
 

@@ -63,15 +63,27 @@ def accuracy_rows(
         low, high = group.interval()
         seeds = len(group.runs)
         of = f"mean of {seeds} seeds" if seeds > 1 else "one seed"
-        interval = f"95 % interval {_percent(low)} to {_percent(high)}, {of}"
+        data = group.runs[0].results["data"]
+        interval = (
+            f"95 % interval {_percent(low)} to {_percent(high)}, {of}; {data}"
+        )
         rows.append((group.label, _percent(mean), interval, "ours"))
-    lines: dict[str, float] = {}
+    lines: dict[tuple[str, float], list[str]] = {}
     for group in groups:
         for run in group.runs:
-            lines.update(run.results["reference_lines"])
+            data = run.results["data"]
+            for line in run.results["reference_lines"].items():
+                known = lines.setdefault(line, [])
+                if data not in known:
+                    known.append(data)
     rows += [
-        (_LINES.get(name, name), _percent(value), "measured here", "trivial")
-        for name, value in sorted(lines.items())
+        (
+            _LINES.get(name, name),
+            _percent(value),
+            f"measured here; {' and '.join(data)}",
+            "trivial",
+        )
+        for (name, value), data in sorted(lines.items())
     ]
     for row in published:
         value = row["accuracy"]
@@ -122,6 +134,7 @@ def to_markdown(
     groups: Sequence[Group],
     published: Mapping[str, Sequence[Mapping[str, Any]]],
     titles: Mapping[str, str],
+    means: Mapping[str, float],
 ) -> str:
     """The tables of the report as Markdown.
 
@@ -129,11 +142,12 @@ def to_markdown(
         groups: our runs.
         published: task to the rows for `accuracy_rows`.
         titles: task to its name.
+        means: published means over four tasks, in percent, by model.
 
     Returns:
         The text of a file.
     """
-    text = [f"# {TITLE}"]
+    text = [f"# {TITLE}", "", _means_text(means)]
     for task in _tasks(groups):
         ours = [group for group in groups if group.task == task]
         text += [
@@ -157,6 +171,7 @@ def to_html(
     groups: Sequence[Group],
     published: Mapping[str, Sequence[Mapping[str, Any]]],
     titles: Mapping[str, str],
+    means: Mapping[str, float],
 ) -> str:
     """The whole report as one page that needs no other file.
 
@@ -164,11 +179,14 @@ def to_html(
         groups: our runs.
         published: task to the rows for `accuracy_rows`.
         titles: task to its name.
+        means: published means over four tasks, in percent, by model.
 
     Returns:
         The text of a file.
     """
     body = [f"<h1>{TITLE}</h1>"]
+    body += _overview(groups, titles)
+    body.append(f'<p class="note">{_text(_means_text(means))}</p>')
     body.append(
         '<p class="note">Bold: runs of this report, on the data that each run '
         "names. Published rows are from the papers named, on the official "
@@ -190,6 +208,34 @@ def to_html(
         f"<title>{TITLE}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
         + "\n".join(body)
         + "\n</body>\n</html>\n"
+    )
+
+
+def _overview(groups: Sequence[Group], titles: Mapping[str, str]) -> list[str]:
+    """A table of all tasks, where there is more than one."""
+    tasks = _tasks(groups)
+    if len(tasks) < 2:
+        return []
+    attentions = dict.fromkeys(g.label.partition(", ")[0] for g in groups)
+    rows: list[tuple[str, ...]] = [("", *(titles[task] for task in tasks))]
+    for attention in attentions:
+        cells = []
+        for task in tasks:
+            means = [
+                _percent(sum(g.accuracies) / len(g.accuracies))
+                for g in groups
+                if g.task == task and g.label.partition(", ")[0] == attention
+            ]
+            cells.append(" / ".join(means))
+        rows.append((attention, *cells))
+    return [_table(rows)]
+
+
+def _means_text(means: Mapping[str, float]) -> str:
+    listed = ", ".join(f"{name} {value:.2f} %" for name, value in means.items())
+    return (
+        "Published means over ListOps, Text, Image and Pathfinder (figures of "
+        f"the Luna paper; no single accuracies are to be found): {listed}."
     )
 
 

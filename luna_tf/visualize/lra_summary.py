@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import collections
 import dataclasses
 import io
 import math
@@ -83,7 +84,8 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Puts runs together that differ in their seed alone.
 
     A group is called after its attention and after the fields in which it
-    differs from other groups of its task.
+    differs from other groups of its task. A run that repeats recipe and seed
+    of another one makes a group of its own.
 
     Args:
         runs: runs of any tasks.
@@ -97,7 +99,15 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     for run in runs:
         fields = {k: v for k, v in run.recipe.items() if k not in _NOT_THE_SAME}
         key = tuple(sorted((k, repr(v)) for k, v in fields.items()))
-        found.setdefault((run.results["task"], *key), []).append(run)
+        # The same seed once more is no further seed.
+        seeds = collections.Counter(
+            other.recipe.get("seed")
+            for group, others in found.items()
+            for other in others
+            if group[2:] == key
+        )
+        copy = seeds[run.recipe.get("seed")]
+        found.setdefault((run.results["task"], copy, *key), []).append(run)
     parts = list(found.values())
     groups = []
     for part in parts:
@@ -108,8 +118,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     return sorted(groups, key=lambda group: tasks.index(group.task))
 
 
-# Seeds, and where things lie.
-_NOT_THE_SAME = ("seed", "data_dir", "cache_dir")
+_NOT_THE_SAME = ("seed", "cache_dir")
 
 
 def _label(run: Run, rivals: Sequence[Run]) -> str:

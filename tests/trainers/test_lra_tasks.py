@@ -141,6 +141,26 @@ class TestRun:
         )
         assert path.read_text() == (folder / "predictions.csv").read_text()
 
+    def test_evaluates_into_a_folder_of_its_own(self, finished, tmp_path):
+        task, folder, results, command = finished
+        fresh = tmp_path / "fresh"
+        assert (
+            call(
+                *(c for c in command if not c.startswith("--model_dir")),
+                f"--model_dir={fresh}",
+                f"--cache_dir={tmp_path}",
+                "--config=small",
+                "--mode=evaluate",
+                f"--weights={folder / 'best.weights.h5'}",
+            )
+            == 0
+        )
+        found = json.loads((fresh / "evaluation.json").read_text())
+        assert found["test"] == results["test"]
+        assert found["confusion"] == results["confusion"]
+        assert found["weights"].endswith("best.weights.h5")
+        assert not (fresh / "results.json").exists()
+
     def test_the_report_shows_it(self, finished, tmp_path, capsys):
         task, folder, results, _ = finished
         assert call("report", folder, f"--output_dir={tmp_path}") == 0
@@ -181,6 +201,19 @@ class TestCommand:
             ),
             ("--sequence_length=2", "allowed is at least 3"),
             ("--attention=tpu", "`attention` must be one of"),
+            ("--num_classes=3", "it is for text, image"),
+            (
+                "--task=pathfinder --black_is_padding",
+                "black_is_padding=True is not possible with pixels=values",
+            ),
+            (
+                "--task=pathfinder --pixels=tokens --pixel_mean=0.1",
+                "pixel_mean=0.1 and pixel_std=0.5 are not possible",
+            ),
+            (
+                "--task=pathfinder --pooling=cls",
+                "pooling=cls is not possible with pixels=values",
+            ),
         ],
     )
     def test_bad_input_is_told_at_once(
@@ -213,16 +246,57 @@ class TestCommand:
         assert call("--task=image", "--image_size=9", *places) == 2
         assert "Allowed is --num_classes=3." in capsys.readouterr().err
 
+    def test_a_saved_model_of_another_recipe(self, finished, capsys):
+        task, folder, _, command = finished
+        other = {
+            "text": "--num_classes=3",
+            "retrieval": "--sequence_length=30",
+        }.get(task)
+        if other is None:
+            pytest.skip("one of each kind is enough")
+        weights = f"--weights={folder / 'saved_model'}"
+        given = *command, other, "--config=small", "--mode=evaluate", weights
+        assert call(*given) == 2
+        told = capsys.readouterr().err
+        assert "Traceback" not in told
+        assert "--weights=" in told or "--num_classes=2" in told
+
 
 class TestReport:
     def test_a_folder_without_a_run(self, tmp_path, capsys):
         assert call("report", tmp_path) == 2
-        assert "holds no results.json" in capsys.readouterr().err
+        told = capsys.readouterr().err
+        assert f"left out: {tmp_path} holds no results.json" in told
+        assert "no finished run among the folders" in told
 
-    def test_results_of_something_else(self, tmp_path, capsys):
-        (tmp_path / "results.json").write_text('{"title": "x"}')
-        assert call("report", tmp_path) == 2
-        assert "is no result of luna-lra" in capsys.readouterr().err
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("results.json", '{"title": "x"}'),
+            ("results.json", "[]"),
+            ("attention.json", '{"examples": [{'),
+            ("history.csv", "step,train_loss\n1,x\n"),
+            ("environment.json", '{"a": 1}'),
+            ("recipe.yaml", None),
+        ],
+    )
+    def test_a_damaged_run_is_left_out(
+        self, finished, tmp_path, capsys, name, text
+    ):
+        _, folder, _, _ = finished
+        damaged = tmp_path / "damaged"
+        damaged.mkdir()
+        for file in folder.iterdir():
+            if file.is_file():
+                (damaged / file.name).write_bytes(file.read_bytes())
+        if text is None:
+            (damaged / name).unlink()
+        else:
+            (damaged / name).write_text(text)
+        output = f"--output_dir={tmp_path}"
+        assert call("report", damaged, folder, output) == 0
+        assert f"left out: {damaged} holds no" in capsys.readouterr().err
+        assert "damaged" not in (tmp_path / "report.md").read_text()
 
     def test_no_folder_at_all(self, capsys):
         assert call("report", "--output_dir=x") == 2

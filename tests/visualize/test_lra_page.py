@@ -10,6 +10,7 @@ from luna_tf.visualize import lra_page
 from luna_tf.visualize.lra_summary import Run, group_runs
 
 EVIL = "<img src=x onerror=alert(1)>|`"
+MEANS = {"Luna-16": 56.95}
 TITLES = {"text": "Text", "image": "Image"}
 PUBLISHED = {
     "text": [{"model": "Other", "source": "a table", "accuracy": 64.27}],
@@ -23,6 +24,7 @@ def run(name, task="text", accuracy=0.8, seed=0, attention="luna", **fields):
         "title": f"{title} on {TITLES[task]}",
         "task": task,
         "attention": attention,
+        "data": f"{task} files",
         "test": {
             "accuracy": accuracy,
             "interval_95": [accuracy - 0.02, accuracy + 0.02],
@@ -97,8 +99,8 @@ class TestGroups:
     def test_labels_name_what_differs(self):
         made = group_runs(
             [
-                run("a", sequence_length=1024, data_dir="x"),
-                run("b", sequence_length=4096, data_dir="y"),
+                run("a", sequence_length=1024, cache_dir="x"),
+                run("b", sequence_length=4096, cache_dir="y"),
                 run("c", sequence_length=4096, attention="softmax"),
             ]
         )
@@ -106,6 +108,20 @@ class TestGroups:
             "Luna, sequence_length=1024",
             "Luna, sequence_length=4096",
             "Softmax attention, sequence_length=4096",
+        ]
+
+    def test_other_data_and_the_same_seed_are_no_further_seed(self):
+        made = group_runs(
+            [
+                run("a", data_dir="x"),
+                run("b", data_dir="y"),
+                run("a again", data_dir="x"),
+            ]
+        )
+        assert [[r.name for r in g.runs] for g in made] == [
+            ["a"],
+            ["b"],
+            ["a again"],
         ]
 
 
@@ -121,7 +137,7 @@ class _Tags(html.parser.HTMLParser):
 class TestPage:
     @pytest.fixture(scope="class")
     def page(self, groups):
-        return lra_page.to_html(groups, PUBLISHED, TITLES)
+        return lra_page.to_html(groups, PUBLISHED, TITLES, MEANS)
 
     def test_loads_nothing_and_runs_nothing(self, page):
         parser = _Tags()
@@ -139,7 +155,9 @@ class TestPage:
         "figure",
         [
             "82.0 %",
-            "95 % interval 77.0 % to 87.0 %, mean of 3 seeds",
+            "95 % interval 77.0 % to 87.0 %, mean of 3 seeds; text files",
+            "Luna-16 56.95 %",
+            "<td>82.0 %</td><td>30.0 %</td>",
             "64.27 %",
             "published: a table",
             "not learnt",
@@ -160,7 +178,7 @@ class TestPage:
         assert page.count("<h2>") == 2
 
     def test_markdown_has_the_same_tables(self, groups):
-        text = lra_page.to_markdown(groups, PUBLISHED, TITLES)
+        text = lra_page.to_markdown(groups, PUBLISHED, TITLES, MEANS)
         for figure in ("82.0 %", "64.27 %", "89.0 %", "20.0 min", "3.0 GiB"):
             assert figure in text
         assert EVIL not in text

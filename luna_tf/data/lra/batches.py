@@ -6,8 +6,9 @@ the machines of a tf.data service.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -155,7 +156,7 @@ def gather_pixel_values(split: ImageSplit, mean: float, std: float) -> Gather:
     scale, from -1 to 1.
     """
     count, height, width = split.pixels.shape
-    with tf.init_scope():
+    with _on_the_host():
         pixels = tf.constant(split.pixels.reshape(count, height * width))
     with_labels = _labels(split.labels)
 
@@ -176,8 +177,7 @@ def _rows(
     start: int,
     add_eos: bool,
 ) -> Callable[[tf.Tensor], tf.Tensor]:
-    # Outside of any graph: the pipeline captures them, once.
-    with tf.init_scope():
+    with _on_the_host():
         tokens = tf.constant(sequences.tokens)
         row_splits = tf.constant(sequences.row_splits)
     filler = 0 if ids.padding_id is None else ids.padding_id
@@ -198,9 +198,16 @@ def _rows(
 
 
 def _labels(labels: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
-    with tf.init_scope():
+    with _on_the_host():
         values = tf.constant(np.asarray(labels, np.int32))
     return lambda indices: tf.gather(values, indices)
+
+
+@contextlib.contextmanager
+def _on_the_host() -> Iterator[None]:
+    """Outside of any graph, whose pipelines capture the data, once."""
+    with tf.init_scope(), tf.device("CPU:0"):
+        yield
 
 
 def _check_length(sequence_length: int) -> None:

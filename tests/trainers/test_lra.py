@@ -292,8 +292,8 @@ def send_at(monkeypatch, number, at_step):
     """Lets a signal come while a step is reported."""
     update = ProgressBar.update
 
-    def signalling(self, step, text=""):
-        update(self, step, text)
+    def signalling(self, step, text="", *rest):
+        update(self, step, text, *rest)
         if "loss" in text and step == at_step:
             signal.raise_signal(number)
 

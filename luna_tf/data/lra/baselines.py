@@ -79,7 +79,7 @@ def tf_idf(
     )
     model = LogisticRegression(C=10.0, max_iter=300)
     with warnings.catch_warnings():
-        # scikit-learn before 1.8 passes options that a newer SciPy lacks.
+        # An old scikit-learn passes options that a new SciPy lacks.
         warnings.simplefilter("ignore", scipy.optimize.OptimizeWarning)
         model.fit(fitted, train.labels)
     return float(model.score(scored, test.labels))

@@ -146,6 +146,8 @@ def _evaluate(
         )
     else:
         tested = trainer.evaluate(source)
+    if not placement.is_chief:
+        return
     assert tested.predictions is not None
     network = trainer.loop.model
     results = lra_report.results(
@@ -159,8 +161,6 @@ def _evaluate(
         time.monotonic() - started,
         weights,
     )
-    if not placement.is_chief:
-        return
     if not trained:
         lra_report.write(results, folder, "evaluation")
     path = files.join(folder, "results.json")

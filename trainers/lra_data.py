@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -171,8 +172,6 @@ def token_ids(recipe: LRARecipe) -> TokenIds:
     Args:
         recipe: of a task whose rows are tokens.
     """
-    import dataclasses
-
     from luna_tf.data.lra import batches
 
     if recipe.task == "listops":

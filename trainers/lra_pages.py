@@ -64,14 +64,14 @@ def main(argv: list[str]) -> int:
 def write(folders: list[str], output_dir: str) -> list[str]:
     """Reads runs and writes the report on them.
 
+    A folder that holds no finished run is left out, and named.
+
     Args:
         folders: of finished runs.
         output_dir: folder that gets `report.html` and `report.md`.
 
     Returns:
         The paths of the two files.
-
-    A folder that holds no finished run is left out, and named.
 
     Raises:
         RecipeError: none holds a finished run, or the report cannot be
@@ -140,9 +140,7 @@ def read(folder: str) -> Any:
         raise RecipeError(f"{folder} holds no results.json.")
     try:
         return _read(folder)
-    except (
-        *(ValueError, KeyError, TypeError, AttributeError, IndexError),
-    ) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise RecipeError(
             f"{folder} holds no run of this version of luna-lra: "
             f"{type(error).__name__}: {error}"

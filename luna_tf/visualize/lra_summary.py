@@ -96,18 +96,14 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     Example: `group_runs(runs)[0].interval()`
     """
     found: dict[tuple, list[Run]] = {}
+    copies: collections.Counter = collections.Counter()
     for run in runs:
         fields = {k: v for k, v in run.recipe.items() if k not in _NOT_THE_SAME}
         key = tuple(sorted((k, repr(v)) for k, v in fields.items()))
         # The same seed once more is no further seed.
-        seeds = collections.Counter(
-            other.recipe.get("seed")
-            for group, others in found.items()
-            for other in others
-            if group[2:] == key
-        )
-        copy = seeds[run.recipe.get("seed")]
-        found.setdefault((run.results["task"], copy, *key), []).append(run)
+        again = (key, run.recipe.get("seed"))
+        found.setdefault((copies[again], key), []).append(run)
+        copies[again] += 1
     parts = list(found.values())
     groups = []
     for part in parts:

@@ -246,14 +246,16 @@ class TestCommand:
         assert call("--task=image", "--image_size=9", *places) == 2
         assert "Allowed is --num_classes=3." in capsys.readouterr().err
 
-    def test_a_saved_model_of_another_recipe(self, finished, capsys):
-        task, folder, _, command = finished
-        other = {
-            "text": "--num_classes=3",
-            "retrieval": "--sequence_length=30",
-        }.get(task)
-        if other is None:
-            pytest.skip("one of each kind is enough")
+    @pytest.mark.parametrize(
+        ("finished", "other"),
+        [
+            ("text", "--num_classes=3"),
+            ("retrieval", "--sequence_length=30"),
+        ],
+        indirect=["finished"],
+    )
+    def test_a_saved_model_of_another_recipe(self, finished, other, capsys):
+        _, folder, _, command = finished
         weights = f"--weights={folder / 'saved_model'}"
         given = *command, other, "--config=small", "--mode=evaluate", weights
         assert call(*given) == 2
@@ -280,6 +282,7 @@ class TestReport:
             ("recipe.yaml", None),
         ],
     )
+    @pytest.mark.parametrize("finished", ["text"], indirect=True)
     def test_a_damaged_run_is_left_out(
         self, finished, tmp_path, capsys, name, text
     ):

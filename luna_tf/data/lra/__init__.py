@@ -1,5 +1,12 @@
 """The tasks of the Long Range Arena: generators, readers, batches.
 
+Start with `splits` (what examples are in memory) and `batches` (what a model
+sees of them). Between files and memory stand, for each task, `listops` and
+`listops_*`, `text` and `text_tables`, `retrieval`, `images` and `images_*`, and
+`pathfinder_*`; they share `labelled` (classes, blocks, complaints) and
+`data_cache`. `man_pages` and `pathfinder_generator` make data. `baselines` and
+`published` are what results are compared with.
+
 Importing this does not import TensorFlow.
 """
 

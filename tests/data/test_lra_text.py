@@ -9,7 +9,7 @@ import stat
 import pytest
 
 from luna_tf.data.lra.text import load_text
-from luna_tf.data.lra.text_tables import read_table
+from luna_tf.data.tables import read_table
 
 
 def texts_of(split):

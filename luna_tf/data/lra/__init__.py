@@ -2,7 +2,7 @@
 
 Start with `splits` (what examples are in memory) and `batches` (what a model
 sees of them). Between files and memory stand, for each task, `listops` and
-`listops_*`, `text` and `text_tables`, `retrieval`, `images` and `images_*`, and
+`listops_*`, `text`, `retrieval`, `images` and `images_*`, and
 `pathfinder_*`; they share `labelled` (classes, blocks, complaints) and
 `data_cache`. `man_pages` and `pathfinder_generator` make data. `baselines` and
 `published` are what results are compared with.

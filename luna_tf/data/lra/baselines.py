@@ -24,7 +24,14 @@ def baselines(
         Name to accuracy, 0 to 1: `majority`, the most frequent label; for
         ListOps also `root_operator`.
 
-    Example: `baselines(splits["train"], splits["test"])["majority"]`
+    Example:
+
+    >>> import numpy as np
+    >>> from luna_tf.data.lra import ImageSplit
+    >>> train = ImageSplit(np.zeros((4, 8, 8)), [0, 1, 1, 2])
+    >>> test = ImageSplit(np.zeros((2, 8, 8)), [1, 2])
+    >>> baselines(train, test)
+    {'majority': 0.5}
     """
     if isinstance(train, Split):
         return reference_lines(train, test)
@@ -48,14 +55,20 @@ def tf_idf(
             model does that cuts it; None reads all.
 
     Returns:
-        Accuracy, 0 to 1.
+        Accuracy, 0 to 1; 0.887 on the reviews of the Large Movie Review
+        Dataset, split by films.
 
     Raises:
         ImportError: scikit-learn is missing.
         ValueError: no word is in two documents.
 
-    Example: `tf_idf(splits["train"], splits["test"])` is 0.887 on the reviews
-    of the Large Movie Review Dataset, split by films.
+    Example:
+
+    >>> from luna_tf.data.lra import Sequences, TextSplit
+    >>> texts = Sequences.from_rows([b"a fine film", b"a dull film"] * 5)
+    >>> split = TextSplit((texts,), [1, 0] * 5)
+    >>> tf_idf(split, split)
+    1.0
     """
     import scipy.optimize
     import scipy.sparse

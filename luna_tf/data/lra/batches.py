@@ -77,11 +77,13 @@ def gather_sequences(
 
     Example:
 
-    ```python
-    texts = Sequences.from_rows([b"packed", b"unpacked"])
-    gather = gather_sequences([texts], np.array([0, 1]), 10, BYTES)
-    gather(tf.constant([1], tf.int64))["token_ids"].shape  # (1, 10)
-    ```
+    >>> import numpy as np
+    >>> import tensorflow as tf
+    >>> from luna_tf.data.lra import Sequences
+    >>> texts = Sequences.from_rows([b"packed", b"unpacked"])
+    >>> gather = gather_sequences([texts], np.array([0, 1]), 10, BYTES)
+    >>> gather(tf.constant([0], tf.int64))["token_ids"].numpy()
+    array([[257, 113,  98, 100, 108, 102, 101, 258,   0,   0]], dtype=int32)
     """
     _check_length(sequence_length)
     marks = int(add_cls) + int(add_eos)
@@ -130,7 +132,15 @@ def gather_pixel_ids(
         ValueError: `sequence_length` is not between 1 and what a picture and
             its marks fill.
 
-    Example: `gather_pixel_ids(split, 1024, add_eos=False)`
+    Example:
+
+    >>> import numpy as np
+    >>> import tensorflow as tf
+    >>> from luna_tf.data.lra import ImageSplit
+    >>> split = ImageSplit(np.arange(8).reshape(2, 2, 2), [0, 1])
+    >>> gather = gather_pixel_ids(split, 5, add_eos=False)
+    >>> gather(tf.constant([1], tf.int64))["token_ids"].numpy()
+    array([[256,   4,   5,   6,   7]], dtype=int32)
     """
     count, height, width = split.pixels.shape
     row_splits = np.arange(count + 1, dtype=np.int64) * (height * width)
@@ -152,8 +162,15 @@ def gather_pixel_values(split: ImageSplit, mean: float, std: float) -> Gather:
         Maps int64 indices `(rows,)` to `pixel_values`, float32 `(rows,
         height * width)`, and `labels`, int32 `(rows,)`.
 
-    Example: `gather_pixel_values(split, mean=0.5, std=0.5)` is the official
-    scale, from -1 to 1.
+    Example:
+
+    >>> import numpy as np
+    >>> import tensorflow as tf
+    >>> from luna_tf.data.lra import ImageSplit
+    >>> split = ImageSplit(np.array([[[0, 255]]]), [1])
+    >>> gather = gather_pixel_values(split, 0.5, 0.5)  # the official scale
+    >>> gather(tf.constant([0], tf.int64))["pixel_values"].numpy()
+    array([[-1.,  1.]], dtype=float32)
     """
     count, height, width = split.pixels.shape
     with _on_the_host():

@@ -87,12 +87,18 @@ def load_or_parse(
 
     Example:
 
-    ```python
-    folder = Path("pictures")
-    splits = load_or_parse(
-        "cache", "image", [folder], {}, lambda: load_images(folder)
-    )
-    ```
+    >>> from pathlib import Path
+    >>> from luna_tf.data.lra import ImageSplit
+    >>> folder = Path("pictures")
+    >>> folder.mkdir()
+    >>> def read():
+    ...     print("reading")
+    ...     return {"train": ImageSplit([[[0, 255]]], labels=[3])}
+    >>> for _ in range(2):
+    ...     found = load_or_parse("cache", "image", [folder], {}, read)
+    reading
+    >>> found["train"].labels
+    array([3], dtype=int32)
     """
     if cache_dir is None:
         return parse()
@@ -134,9 +140,16 @@ def load_or_make(
 
     Example:
 
-    ```python
-    load_or_make("cache", "pairs", {"seed": 0}, file_format, make_pairs)
-    ```
+    >>> from pathlib import Path
+    >>> text = FileFormat(".txt", Path.write_text, Path.read_text)
+    >>> def make():
+    ...     print("making")
+    ...     return {"train": "abc"}
+    >>> for _ in range(2):
+    ...     found = load_or_make("cache", "letters", {"seed": 0}, text, make)
+    making
+    >>> found
+    {'train': 'abc'}
     """
     if "://" in os.fspath(cache_dir):
         raise ValueError(

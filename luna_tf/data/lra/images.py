@@ -85,10 +85,13 @@ def load_images(
 
     Example:
 
-    ```python
-    splits = load_images("mnist.npz", image_size=28)
-    splits["validation"].pixels.shape  # (6000, 28, 28), or so
-    ```
+    >>> import numpy as np
+    >>> from luna_tf.data.lra import load_images
+    >>> x, y = np.zeros((100, 28, 28), np.uint8), np.arange(100) % 10
+    >>> np.savez("digits.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    >>> splits = load_images("digits.npz", image_size=28)
+    >>> {name: split.pixels.shape for name, split in splits.items()}
+    {'train': (90, 28, 28), 'validation': (10, 28, 28), 'test': (100, 28, 28)}
     """
     check_fractions(validation_fraction, test_fraction)
     if image_size is not None and image_size < 1:

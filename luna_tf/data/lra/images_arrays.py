@@ -28,7 +28,11 @@ def to_grey(pixels: np.ndarray) -> np.ndarray:
     Returns:
         uint8 `(...)`.
 
-    Example: `to_grey(np.full((32, 32, 3), 255, np.uint8))[0, 0]` is 255.
+    Example:
+
+    >>> import numpy as np
+    >>> to_grey(np.array([[255, 255, 255], [255, 0, 0]], np.uint8))
+    array([255,  76], dtype=uint8)
     """
     red, green, blue = np.moveaxis(pixels, -1, 0).astype(np.float32) * (
         np.float32(1 / 255)
@@ -57,9 +61,10 @@ def make_split(
 
     Example:
 
-    ```python
-    make_split(np.zeros((2, 8, 8, 3), np.uint8), [[0], [1]], "mine.npz").pixels
-    ```
+    >>> import numpy as np
+    >>> pixels = np.zeros((2, 8, 8, 3), np.uint8)
+    >>> make_split(pixels, [[0], [1]], "mine.npz").pixels.shape
+    (2, 8, 8)
     """
     pixels, labels = np.asarray(pixels), np.asarray(labels)
     if labels.shape[1:] == (1,):
@@ -119,7 +124,14 @@ def read_npz(
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, or does not hold such arrays.
 
-    Example: `read_npz("mnist.npz", (28, 28))["test"].pixels.shape`
+    Example:
+
+    >>> import numpy as np
+    >>> x, y = np.zeros((3, 28, 28), np.uint8), np.array([0, 1, 2])
+    >>> np.savez("digits.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    >>> splits = read_npz("digits.npz", (28, 28))
+    >>> splits["test"].pixels.shape, splits.class_names
+    ((3, 28, 28), ('0', '1', '2'))
     """
     try:
         # Without pickle: an array file must not be able to run code.

@@ -48,7 +48,10 @@ def load_keras() -> LabelledSplits[ImageSplit]:
     Raises:
         RuntimeError: the download fails; the message says what else to do.
 
-    Example: `load_keras()["train"].pixels.shape`  # (50000, 32, 32)
+    Example:
+
+    >>> load_keras()["train"].pixels.shape  # doctest: +SKIP
+    (50000, 32, 32)
     """
     import keras
 
@@ -82,7 +85,18 @@ def read_batches(path: str | os.PathLike) -> LabelledSplits[ImageSplit]:
         FileNotFoundError: a file is missing.
         ValueError: a file is damaged, or holds something else.
 
-    Example: `read_batches("cifar-10-batches-py")["test"].labels[:4]`
+    Example:
+
+    >>> import pickle
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> Path("cifar-10-batches-py").mkdir()
+    >>> batch = {b"data": np.zeros((2, 3072), np.uint8), b"labels": [3, 8]}
+    >>> for name in BATCHES["train"] + BATCHES["test"]:
+    ...     path = Path("cifar-10-batches-py", name)
+    ...     _ = path.write_bytes(pickle.dumps(batch))
+    >>> read_batches("cifar-10-batches-py")["train"].pixels.shape
+    (10, 32, 32)
     """
     folder = Path(path)
     for name in (*BATCHES["train"], *BATCHES["test"]):

@@ -31,7 +31,13 @@ def find_classes(folder: str | os.PathLike) -> tuple[str, ...]:
 
     Hidden ones, whose names start with a dot, do not count.
 
-    Example: `find_classes("pictures")` may be `("cat", "dog")`.
+    Example:
+
+    >>> from pathlib import Path
+    >>> for name in ("dog", "cat", ".git"):
+    ...     Path("animals", name).mkdir(parents=True)
+    >>> find_classes("animals")
+    ('cat', 'dog')
     """
     return sorted_classes(
         entry.name
@@ -70,7 +76,15 @@ def read_pictures(
         ValueError: a file is no such picture (the message names it), or there
             are none.
 
-    Example: `read_pictures("pictures", ["cat", "dog"]).pixels.shape`
+    Example:
+
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> Path("pictures/cat").mkdir(parents=True)
+    >>> Image.new("RGB", (8, 8), "white").save("pictures/cat/1.png")
+    >>> split = read_pictures("pictures", ["cat"])
+    >>> split.pixels.shape, split.pixels[0, 0, :4]
+    ((1, 8, 8), array([255, 255, 255, 255], dtype=uint8))
     """
     problems = Problems(folder, skip_malformed)
     pictures: list[np.ndarray] = []

@@ -28,11 +28,11 @@ class LabelledSplits(dict[str, SplitT]):
 
     Example:
 
-    ```python
-    texts = TextSplit((Sequences.from_rows([b"good"]),), [1])
-    splits = LabelledSplits({"train": texts}, ["neg", "pos"])
-    splits.class_names[splits["train"].labels[0]]  # "pos"
-    ```
+    >>> from luna_tf.data.lra import Sequences, TextSplit
+    >>> texts = TextSplit((Sequences.from_rows([b"good"]),), [1])
+    >>> splits = LabelledSplits({"train": texts}, ["neg", "pos"])
+    >>> splits.class_names[splits["train"].labels[0]]
+    'pos'
     """
 
     def __init__(
@@ -54,7 +54,10 @@ class LabelledSplits(dict[str, SplitT]):
 def sorted_classes(labels: Iterable[str]) -> tuple[str, ...]:
     """Returns the distinct labels: numbers by value, words by spelling.
 
-    Example: `sorted_classes(["10", "9", "10"])` is `("9", "10")`.
+    Example:
+
+    >>> sorted_classes(["10", "9", "10"])
+    ('9', '10')
     """
     names = set(labels)
     if all(name.removeprefix("-").isdecimal() for name in names):
@@ -65,7 +68,10 @@ def sorted_classes(labels: Iterable[str]) -> tuple[str, ...]:
 def natural_order(name: str) -> list[Any]:
     """Sorts names with numbers in them by value: 9_1.txt before 10_4.txt.
 
-    Example: `sorted(["10.png", "9.png"], key=natural_order)`
+    Example:
+
+    >>> sorted(["10.png", "9.png"], key=natural_order)
+    ['9.png', '10.png']
     """
     parts = re.split("([0-9]+)", name)
     # Every other part is a number.
@@ -98,9 +104,10 @@ def blocks(
 
     Example:
 
-    ```python
-    blocks(np.repeat([0, 1], 12_500), 0.1, 0.2)["test"].shape  # (5000,)
-    ```
+    >>> import numpy as np
+    >>> found = blocks(np.repeat([0, 1], 12_500), 0.1, 0.2)
+    >>> {name: len(indices) for name, indices in found.items()}
+    {'train': 17500, 'validation': 2500, 'test': 5000}
     """
     check_fractions(validation, test)
     fractions = {"validation": validation, "test": test}
@@ -134,7 +141,13 @@ def check_fractions(validation: float, test: float) -> None:
     Raises:
         ValueError: one is negative or not a number, or the sum is 1 or more.
 
-    Example: `check_fractions(0.1, 0.2)`
+    Example:
+
+    >>> check_fractions(0.1, 0.2)
+    >>> check_fractions(0.5, 0.5)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    ValueError: validation_fraction and test_fraction must be at least 0, ...
     """
     if not (validation >= 0 and test >= 0 and validation + test < 1):
         raise ValueError(
@@ -153,11 +166,14 @@ class Problems:
 
     Example:
 
-    ```python
-    problems = Problems("reviews.csv", skip_malformed=True)
-    problems.add("line 7", "the text is empty")
-    problems.warn(num_kept=99)
-    ```
+    >>> import warnings
+    >>> problems = Problems("reviews.csv", skip_malformed=True)
+    >>> problems.add("line 7", "empty text")
+    >>> with warnings.catch_warnings(record=True) as said:
+    ...     warnings.simplefilter("always")
+    ...     problems.warn(num_kept=99)
+    >>> print(said[0].message)
+    reviews.csv: skipped 1 malformed of 100 examples (line 7: empty text).
     """
 
     def __init__(

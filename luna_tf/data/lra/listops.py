@@ -64,11 +64,12 @@ class Split(Sequences):
 
     Example:
 
-    ```python
-    split = Split(encode("[MAX 4 3 ] 7"), np.array([0, 4, 5]), np.array([4, 7]))
-    len(split)  # 2
-    split.padded([1], 4)  # [[1, 10, 2, 0]]: <cls> 7 <eos> <pad>
-    ```
+    >>> from luna_tf.data.lra.listops_expressions import encode
+    >>> split = Split(encode("[MAX 4 3 ] 7"), [0, 4, 5], labels=[4, 7])
+    >>> len(split)
+    2
+    >>> split.padded([1], 4)  # <cls> 7 <eos> <pad>
+    array([[ 1, 10,  2,  0]], dtype=int32)
     """
 
     labels: np.ndarray
@@ -166,7 +167,14 @@ def read_tsv(
         ValueError: a line is malformed (the message names file, line and
             problem), or the file has no header or no examples.
 
-    Example: `read_tsv("listops-1000/basic_val.tsv").labels[:3]`
+    Example:
+
+    >>> from pathlib import Path
+    >>> from luna_tf.data.lra import read_tsv
+    >>> text = "Source\\tTarget\\n( ( ( [MAX 4 ) 3 ) ] )\\t4\\n7\\t7\\n"
+    >>> _ = Path("basic_val.tsv").write_text(text)
+    >>> read_tsv("basic_val.tsv").labels
+    array([4, 7], dtype=uint8)
     """
     rows: list[np.ndarray] = []
     labels: list[int] = []
@@ -241,7 +249,14 @@ def reference_lines(train: Split, test: Split) -> dict[str, float]:
         operator. On the standard set the latter is 0.37: a model that scores
         no better need not have computed anything.
 
-    Example: `reference_lines(splits["train"], splits["test"])["majority"]`
+    Example:
+
+    >>> from luna_tf.data.lra.listops_expressions import encode
+    >>> texts = "[MAX 4 3 ]", "[MIN 4 3 ]", "[MIN 3 ]"
+    >>> train = Split.from_rows([encode(text) for text in texts], [4, 3, 3])
+    >>> test = Split.from_rows([encode(text) for text in texts[:2]], [4, 3])
+    >>> reference_lines(train, test)
+    {'majority': 0.5, 'root_operator': 1.0}
     """
     counts = np.zeros((len(VOCABULARY), NUM_CLASSES), np.int64)
     np.add.at(counts, (train.root_operators(), train.labels), 1)
@@ -270,7 +285,13 @@ def accuracy_per_operator(
     Raises:
         ValueError: the number of predictions is wrong.
 
-    Example: `accuracy_per_operator(test, logits.argmax(-1))["[SM"]`
+    Example:
+
+    >>> from luna_tf.data.lra.listops_expressions import encode
+    >>> texts = "[MAX 4 3 ]", "[MIN 4 3 ]", "[MIN 3 5 ]"
+    >>> split = Split.from_rows([encode(text) for text in texts], [4, 3, 3])
+    >>> accuracy_per_operator(split, [4, 3, 5])
+    {'[MIN': (0.5, 2), '[MAX': (1.0, 1)}
     """
     predictions = np.asarray(predictions)
     if predictions.shape != (len(split),):

@@ -59,7 +59,13 @@ def load_or_generate(
     A cache that is incomplete or does not match its checksums is replaced,
     with a warning that names it.
 
-    Example: `load_or_generate("~/.cache/luna_tf", ListOpsConfig())["test"]`
+    Example:
+
+    >>> from luna_tf.data.lra import ListOpsConfig, load_or_generate
+    >>> config = ListOpsConfig(80, 10, 10, min_length=9, max_length=51)
+    >>> splits = load_or_generate("cache", config)
+    >>> {name: len(split) for name, split in splits.items()}
+    {'train': 80, 'validation': 10, 'test': 10}
     """
     parameters = {
         "format_version": FORMAT_VERSION,
@@ -99,7 +105,16 @@ def load_tsv_folder(
         OSError: `cache_dir` cannot be written to.
         ValueError: a line is malformed, and `skip_malformed` is not set.
 
-    Example: `load_tsv_folder("lra_release/lra_release/listops-1000")["test"]`
+    Example:
+
+    >>> from pathlib import Path
+    >>> from luna_tf.data.lra import load_tsv_folder
+    >>> Path("listops-1000").mkdir()
+    >>> for name in ("basic_train.tsv", "basic_val.tsv", "basic_test.tsv"):
+    ...     path = Path("listops-1000", name)
+    ...     _ = path.write_text("Source\\tTarget\\n( ( [MAX 4 ) ] )\\t4\\n")
+    >>> load_tsv_folder("listops-1000")["test"].labels
+    array([4], dtype=uint8)
     """
     folder = Path(path).expanduser()
     files = {name: folder / file for name, file in _TSV_NAMES.items()}

@@ -34,7 +34,10 @@ def encode(expression: str) -> np.ndarray:
     Raises:
         ValueError: a token is not in `VOCABULARY`, or is a special one.
 
-    Example: `encode("( ( ( [MAX 4 ) 3 ) ] )")` is `[14, 7, 6, 17]`.
+    Example:
+
+    >>> encode("( ( ( [MAX 4 ) 3 ) ] )")
+    array([14,  7,  6, 17], dtype=uint8)
     """
     tokens = expression.translate(_PARENTHESES_TO_SPACES).split()
     try:
@@ -68,7 +71,10 @@ def evaluate(
     Raises:
         ValueError: this is not one whole expression. The message says why.
 
-    Example: `evaluate("[SM 7 [MED 1 4 ] 3 ]")` is 2.
+    Example:
+
+    >>> evaluate("[SM 7 [MED 1 4 ] 3 ]")
+    2
     """
     if isinstance(expression, str):
         expression = encode(expression)
@@ -128,7 +134,12 @@ def to_tsv_source(
     Raises:
         ValueError: this is not one whole expression.
 
-    Example: `to_tsv_source(encode("[MAX 4 3 ]"), False)` is `"[MAX 4 3 ]"`.
+    Example:
+
+    >>> to_tsv_source(encode("[MAX 4 3 ]"))
+    '( ( ( [MAX 4 ) 3 ) ] )'
+    >>> to_tsv_source(encode("[MAX 4 3 ]"), parentheses=False)
+    '[MAX 4 3 ]'
     """
     evaluate(ids)
     tokens = decode(ids).split()

@@ -54,7 +54,12 @@ class ListOpsConfig:
         ValueError: an argument is out of range, or there are fewer different
             expressions than examples are wanted.
 
-    Example: `ListOpsConfig(num_train=1000, min_length=9, max_length=51)`
+    Example:
+
+    >>> from luna_tf.data.lra import ListOpsConfig
+    >>> config = ListOpsConfig(num_train=1000, min_length=9, max_length=51)
+    >>> config.num_examples
+    5000
     """
 
     num_train: int = 96_000
@@ -164,7 +169,16 @@ def generate(
         RuntimeError: after a million attempts nothing new was found: what is
             asked for is possible, but far too improbable.
 
-    Example: `generate(ListOpsConfig(seed=1))["test"].example(0)`
+    Example:
+
+    >>> from luna_tf.data.lra import ListOpsConfig, generate
+    >>> from luna_tf.data.lra.listops_expressions import to_tsv_source
+    >>> short = dict(min_length=3, max_length=20, max_args=5)
+    >>> splits = generate(ListOpsConfig(8, 1, 1, seed=1, **short))
+    >>> to_tsv_source(splits["test"].example(0), parentheses=False)
+    '[MAX 0 2 ]'
+    >>> splits["test"].labels
+    array([2], dtype=uint8)
     """
     if num_workers is not None and num_workers < 1:
         raise ValueError(

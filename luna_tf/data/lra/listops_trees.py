@@ -54,12 +54,14 @@ def sample_chunk(
 
     Example:
 
-    ```python
-    tokens, lengths, values = sample_chunk(
-        0, seed=0, attempts=4096, max_depth=10, max_args=10,
-        min_length=500, max_length=2000, operator_probability=0.25,
-    )
-    ```
+    >>> tokens, lengths, values = sample_chunk(
+    ...     0, seed=0, attempts=20, max_depth=3, max_args=4, min_length=3,
+    ...     max_length=20, operator_probability=0.5,
+    ... )
+    >>> lengths
+    array([ 8, 18, 10,  9, 18,  6, 11,  7, 12])
+    >>> values
+    array([0, 8, 5, 2, 6, 2, 5, 3, 6], dtype=uint8)
     """
     sequence = np.random.SeedSequence(seed, spawn_key=(0, index))
     rng = np.random.Generator(np.random.PCG64(sequence))

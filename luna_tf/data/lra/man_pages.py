@@ -84,9 +84,8 @@ def parse_page(source: str) -> Page:
 
     Example:
 
-    ```python
-    parse_page('.TH ls 1\\n.SH "SEE ALSO"\\n.BR dir (1)').see_also  # "dir(1)"
-    ```
+    >>> parse_page('.TH ls 1\\n.B list\\n.SH "SEE ALSO"\\n.BR dir (1)')
+    Page(text='list', see_also='dir(1)')
     """
     text: list[str] = []
     see_also: list[str] = []
@@ -160,7 +159,17 @@ def read_pages(source: str | os.PathLike) -> Collection:
         OSError: a page cannot be read.
         ValueError: a gzip file is damaged.
 
-    Example: `read_pages("/usr/share/man").texts["printf.3"][:4]`
+    Example:
+
+    >>> from pathlib import Path
+    >>> Path("manpages/man1").mkdir(parents=True)
+    >>> for name, other in (("ls", "dir"), ("dir", "ls")):
+    ...     text = ["list files"] * 100 + [".SH SEE ALSO", f".BR {other} (1)"]
+    ...     path = Path(f"manpages/man1/{name}.1")
+    ...     _ = path.write_text("\\n".join([f".TH {name} 1", *text]))
+    >>> pages = read_pages("manpages")
+    >>> sorted(pages.citations), pages.texts["ls.1"][:10]
+    ([('dir.1', 'ls.1'), ('ls.1', 'dir.1')], 'list files')
     """
     source = Path(source).expanduser()
     if not source.is_dir():

@@ -41,7 +41,13 @@ class Paddles:
         present: bool `(pictures, contours)`; the paddles of other contours
             have no meaning.
 
-    Example: `paddles.places[i, j, -1]  # tip of contour j of picture i`
+    Example:
+
+    >>> import numpy as np
+    >>> places = np.arange(24).reshape(2, 3, 4)
+    >>> paddles = Paddles(places, np.zeros_like(places), np.ones((2, 3), bool))
+    >>> paddles.places[0, :, -1]  # the tips of the contours of picture 0
+    array([ 3,  7, 11])
     """
 
     places: np.ndarray
@@ -184,7 +190,16 @@ def grow_targets(
         The paddles, two contours per picture, and what they occupy: uint8
         `(count, width * width)`.
 
-    Example: `grow_targets(rng, settings, tables(settings, 1), 500)`
+    Example:
+
+    >>> import numpy as np
+    >>> from luna_tf.data.lra.pathfinder_patches import tables
+    >>> from luna_tf.data.lra.pathfinder_settings import settings
+    >>> easy = settings(32, "easy")
+    >>> rng = np.random.default_rng(0)
+    >>> targets, masks = grow_targets(rng, easy, tables(easy, 1), count=5)
+    >>> targets.places.shape
+    (5, 2, 6)
     """
     most = min(_MAX_ATTEMPTS, max(1, _MASK_BYTES // tables.inside.size))
     attempts, begun, done = min(most, max(64, count)), 0, 0
@@ -272,7 +287,16 @@ def grow_distractors(
     Returns:
         The paddles of the distractors.
 
-    Example: `grow_distractors(rng, settings, tables, masks).present.mean()`
+    Example:
+
+    >>> import numpy as np
+    >>> from luna_tf.data.lra.pathfinder_patches import tables
+    >>> from luna_tf.data.lra.pathfinder_settings import settings
+    >>> easy = settings(32, "easy")
+    >>> rng = np.random.default_rng(0)
+    >>> targets, masks = grow_targets(rng, easy, tables(easy, 1), count=5)
+    >>> grow_distractors(rng, easy, tables(easy, 1), masks).places.shape
+    (5, 10, 2)
     """
     count, length = len(masks), settings.distractor_length
     shape = count, settings.num_distractors

@@ -49,7 +49,14 @@ def write_chunks(
     Raises:
         ValueError: `num_workers` is below 1.
 
-    Example: `write_chunks(config, range(config.num_chunks), print)`
+    Example:
+
+    >>> from luna_tf.data.lra import PathfinderConfig
+    >>> config = PathfinderConfig(32, "easy", num_examples=10)
+    >>> def write(chunk):
+    ...     print(chunk.index, chunk.pixels.shape)
+    >>> write_chunks(config, range(config.num_chunks), write)
+    0 (10, 32, 32)
     """
     total = config.num_examples
     done = total - sum(
@@ -81,7 +88,12 @@ def split_by_position(
     Raises:
         ValueError: there are fewer than 10 examples.
 
-    Example: `len(split_by_position(pixels, labels)["train"])`
+    Example:
+
+    >>> import numpy as np
+    >>> splits = split_by_position(np.zeros((20, 32, 32)), np.zeros(20))
+    >>> {name: len(split) for name, split in splits.items()}
+    {'train': 16, 'validation': 2, 'test': 2}
     """
     if len(labels) < 10:
         raise ValueError(
@@ -107,7 +119,12 @@ def claim(folder: Path, description: dict) -> None:
         OSError: the folder cannot be written to.
         ValueError: it holds something else.
 
-    Example: `claim(Path("pictures"), {"seed": 0})`
+    Example:
+
+    >>> from pathlib import Path
+    >>> claim(Path("pictures"), {"seed": 0})
+    >>> Path("pictures", DESCRIPTION).read_text()
+    '{\\n  "seed": 0\\n}\\n'
     """
     path = folder / DESCRIPTION
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,10 +160,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Example:
 
-    ```python
-    with replacing(Path("numbers.txt")) as partial:
-        partial.write_text("1 2 3")
-    ```
+    >>> from pathlib import Path
+    >>> with replacing(Path("numbers.txt")) as partial:
+    ...     _ = partial.write_text("1 2 3")
+    >>> Path("numbers.txt").read_text()
+    '1 2 3'
     """
     partial = _partial(path)
     try:
@@ -170,10 +188,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
     Example:
 
-    ```python
-    with replacing_folder(Path("imgs/0")) as partial:
-        (partial / "sample_0.png").write_bytes(picture)
-    ```
+    >>> from pathlib import Path
+    >>> Path("imgs").mkdir()
+    >>> with replacing_folder(Path("imgs/0")) as partial:
+    ...     _ = (partial / "sample_0.txt").write_text("a picture")
+    >>> [path.name for path in Path("imgs/0").iterdir()]
+    ['sample_0.txt']
     """
     partial = _partial(path)
     partial.mkdir()

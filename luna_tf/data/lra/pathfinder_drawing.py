@@ -28,7 +28,19 @@ def draw(
     Returns:
         uint8 `(pictures, image_size, image_size)`.
 
-    Example: `draw(settings, tables, targets, distractors, tips).shape`
+    Example:
+
+    >>> import numpy as np
+    >>> from luna_tf.data.lra import pathfinder_contours as contours
+    >>> from luna_tf.data.lra.pathfinder_patches import tables
+    >>> from luna_tf.data.lra.pathfinder_settings import settings
+    >>> easy, rng = settings(32, "easy"), np.random.default_rng(0)
+    >>> shared = easy, tables(easy, 1)
+    >>> targets, masks = contours.grow_targets(rng, *shared, count=5)
+    >>> distractors = contours.grow_distractors(rng, *shared, masks)
+    >>> tips = targets.places[:, 0, [0, -1]]
+    >>> draw(*shared, targets, distractors, tips).shape
+    (5, 32, 32)
     """
     canvases = [
         _grey(_draw_paddles(tables, targets), settings.target_contrast),

@@ -76,7 +76,14 @@ def load_pathfinder_folder(
         FileNotFoundError, OSError, ValueError: as `read_pathfinder_folder`.
         OSError: `cache_dir` cannot be written to.
 
-    Example: `load_pathfinder_folder("lra_release/lra_release")["test"]`
+    Example:
+
+    >>> from luna_tf.data import lra
+    >>> config = lra.PathfinderConfig(32, "easy", num_examples=10)
+    >>> _ = lra.write_pathfinder_folder("pictures", config)
+    >>> splits = lra.load_pathfinder_folder("pictures", difficulty="easy")
+    >>> splits["train"].pixels.shape
+    (8, 32, 32)
     """
     folder = find_folder(path, image_size, difficulty)
 
@@ -129,9 +136,12 @@ def read_pathfinder_folder(
 
     Example:
 
-    ```python
-    pixels, labels = read_pathfinder_folder("lra_release/lra_release")
-    ```
+    >>> from luna_tf.data.lra import PathfinderConfig
+    >>> config = PathfinderConfig(32, "easy", num_examples=10)
+    >>> _ = write_pathfinder_folder("pictures", config)
+    >>> pixels, labels = read_pathfinder_folder("pictures", difficulty="easy")
+    >>> pixels.shape, labels
+    ((10, 32, 32), array([1, 1, 0, 0, 1, 1, 0, 0, 1, 0], dtype=int32))
     """
     folder = find_folder(path, image_size, difficulty)
     return _read(folder, image_size, skip_malformed, stacklevel=3)
@@ -152,7 +162,14 @@ def find_folder(
         FileNotFoundError: there is no such folder.
         ValueError: there is no such size or difficulty.
 
-    Example: `find_folder("lra_release/lra_release", 128, "hard")`
+    Example:
+
+    >>> from pathlib import Path
+    >>> for name in ("metadata", "imgs"):
+    ...     folder = Path("lra/pathfinder128/curv_contour_length_14", name)
+    ...     folder.mkdir(parents=True)
+    >>> find_folder("lra", 128, "hard").name
+    'curv_contour_length_14'
     """
     settings(image_size, difficulty)
     root = Path(path).expanduser()
@@ -199,7 +216,13 @@ def write_pathfinder_folder(
         OSError: the folder cannot be written to.
         ValueError: it holds other pictures, or `num_workers` is below 1.
 
-    Example: `write_pathfinder_folder("lra", PathfinderConfig(seed=1))`
+    Example:
+
+    >>> from luna_tf.data.lra import PathfinderConfig, write_pathfinder_folder
+    >>> config = PathfinderConfig(32, "easy", num_examples=10)
+    >>> folder = write_pathfinder_folder("pictures", config)
+    >>> sorted(path.name for path in folder.iterdir())
+    ['dataset.json', 'imgs', 'metadata']
     """
     folder = Path(path).expanduser() / f"pathfinder{config.image_size}"
     folder /= _FOLDERS[config.difficulty]

@@ -46,7 +46,12 @@ class PathfinderConfig:
     Raises:
         ValueError: an argument is out of range.
 
-    Example: `PathfinderConfig(128, num_examples=1000)`
+    Example:
+
+    >>> from luna_tf.data.lra import PathfinderConfig
+    >>> config = PathfinderConfig(128, num_examples=1000)  # Path-X
+    >>> config.difficulty, config.num_chunks
+    ('hard', 2)
     """
 
     image_size: int = 32
@@ -84,7 +89,11 @@ class Chunk:
             contour.
         margins: int64 `(pictures,)`: free space around paddles, in pixels.
 
-    Example: `generate_chunk(PathfinderConfig(), 0).labels.mean()`
+    Example:
+
+    >>> chunk = generate_chunk(PathfinderConfig(32, "easy", num_examples=10), 0)
+    >>> chunk.index, chunk.pixels.shape
+    (0, (10, 32, 32))
     """
 
     index: int
@@ -112,7 +121,12 @@ def generate(
     Raises:
         ValueError: `num_workers` is below 1.
 
-    Example: `generate(PathfinderConfig(num_examples=10))[0].shape`
+    Example:
+
+    >>> config = PathfinderConfig(32, "easy", num_examples=10)
+    >>> pixels, labels = generate(config)
+    >>> pixels.shape, labels
+    ((10, 32, 32), array([1, 1, 0, 0, 1, 1, 0, 0, 1, 0], dtype=int32))
     """
     total, size = config.num_examples, config.image_size
     pixels = np.empty((total, size, size), np.uint8)
@@ -151,7 +165,11 @@ def chunks(
     Raises:
         ValueError: `num_workers` is below 1.
 
-    Example: `next(chunks(PathfinderConfig(num_examples=10), [0])).labels`
+    Example:
+
+    >>> config = PathfinderConfig(32, "easy", num_examples=10)
+    >>> [chunk.labels.tolist() for chunk in chunks(config, [0])]
+    [[1, 1, 0, 0, 1, 1, 0, 0, 1, 0]]
     """
     if num_workers is not None and num_workers < 1:
         raise ValueError(
@@ -200,7 +218,11 @@ def generate_chunk(config: PathfinderConfig, index: int) -> Chunk:
     Raises:
         IndexError: there is no such chunk.
 
-    Example: `generate_chunk(PathfinderConfig(num_examples=10), 0).pixels`
+    Example:
+
+    >>> chunk = generate_chunk(PathfinderConfig(32, "easy", num_examples=10), 0)
+    >>> chunk.pixels.shape, chunk.labels[:4]
+    ((10, 32, 32), array([1, 1, 0, 0], dtype=int32))
     """
     first = range(0, config.num_examples, CHUNK_SIZE)[index]
     count = min(CHUNK_SIZE, config.num_examples - first)

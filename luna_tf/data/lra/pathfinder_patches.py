@@ -42,7 +42,16 @@ class Strokes:
             lists are filled up with pixels of value 0.
         values: uint8 `(patches, pixels)`.
 
-    Example: `canvas[place + strokes.steps[0]] = strokes.values[0]`
+    Example:
+
+    >>> import numpy as np
+    >>> strokes = Strokes(np.array([[0, 1, 8]]), np.array([[9, 5, 5]]))
+    >>> canvas = np.zeros(24, np.uint8)  # 8 pixels wide
+    >>> canvas[10 + strokes.steps[0]] = strokes.values[0]
+    >>> canvas.reshape(3, 8)
+    array([[0, 0, 0, 0, 0, 0, 0, 0],
+           [0, 0, 9, 5, 0, 0, 0, 0],
+           [0, 0, 5, 0, 0, 0, 0, 0]], dtype=uint8)
     """
 
     steps: np.ndarray
@@ -81,7 +90,11 @@ class Tables:
         marker_ids: int64 `(image_size, image_size)`, which of them to draw
             where.
 
-    Example: `tables(settings(32, "hard"), margin=1).width`
+    Example:
+
+    >>> from luna_tf.data.lra.pathfinder_settings import settings
+    >>> tables(settings(32, "hard"), margin=1).width
+    52
     """
 
     width: int
@@ -119,7 +132,11 @@ def tables(settings: PathfinderSettings, margin: int) -> Tables:
     Returns:
         The tables, which nobody may change.
 
-    Example: `tables(settings(32, "hard"), 1).ink.values.shape`
+    Example:
+
+    >>> from luna_tf.data.lra.pathfinder_settings import settings
+    >>> tables(settings(32, "hard"), margin=1).ink.values.shape
+    (378, 21)
     """
     length = settings.paddle_length
     size = settings.image_size
@@ -192,7 +209,11 @@ def land(points: np.ndarray, moves: np.ndarray) -> np.ndarray:
     Returns:
         int64 `(..., 2)`.
 
-    Example: `land(np.array([2, 2]), np.array([0.5, -0.5]))  # [3, 2]`
+    Example:
+
+    >>> import numpy as np
+    >>> land(np.array([2, 2]), np.array([0.5, -0.5]))
+    array([3, 2])
     """
     return np.ceil(points + moves).astype(np.int64)
 
@@ -203,7 +224,13 @@ def unit(angles: np.ndarray) -> np.ndarray:
     Those of numpy depend on the processor in their last bit, which `land`
     may make a pixel.
 
-    Example: `unit(np.zeros(3)).shape  # (3, 2)`
+    Example:
+
+    >>> import numpy as np
+    >>> unit(np.zeros(3))
+    array([[0., 1.],
+           [0., 1.],
+           [0., 1.]])
     """
     pairs = [(math.sin(angle), math.cos(angle)) for angle in angles.ravel()]
     return np.array(pairs).reshape(*angles.shape, 2)

@@ -69,11 +69,11 @@ def load_or_generate_pathfinder(
 
     Example:
 
-    ```python
-    config = PathfinderConfig(32, "hard", num_examples=1000)
-    splits = load_or_generate_pathfinder("~/.cache/luna_tf", config)
-    splits["train"].pixels.shape  # (800, 32, 32)
-    ```
+    >>> from luna_tf.data import lra
+    >>> config = lra.PathfinderConfig(32, "hard", num_examples=20)
+    >>> splits = lra.load_or_generate_pathfinder("cache", config)
+    >>> {name: split.pixels.shape for name, split in splits.items()}
+    {'train': (16, 32, 32), 'validation': (2, 32, 32), 'test': (2, 32, 32)}
     """
     text = json.dumps(_description(config), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -107,7 +107,14 @@ def write_pathfinder_records(
         OSError: `folder` cannot be written to.
         ValueError: it holds another data set, or `num_workers` is below 1.
 
-    Example: `write_pathfinder_records("pictures", PathfinderConfig())`
+    Example:
+
+    >>> import os
+    >>> from luna_tf.data.lra import PathfinderConfig
+    >>> config = PathfinderConfig(32, "easy", num_examples=10)
+    >>> write_pathfinder_records("pictures", config)
+    >>> sorted(os.listdir("pictures"))
+    ['SHA256SUMS', 'dataset.json', 'pictures-00000-of-00001.tfrecord']
     """
     folder = Path(folder).expanduser()
     claim(folder, _description(config))
@@ -141,7 +148,13 @@ def read_pathfinder_records(
         ValueError: a file is not what it was when it was written, or was made
             by another version of the generator.
 
-    Example: `read_pathfinder_records("pictures")["test"].labels`
+    Example:
+
+    >>> from luna_tf.data.lra import PathfinderConfig
+    >>> config = PathfinderConfig(32, "easy", num_examples=10)
+    >>> write_pathfinder_records("pictures", config)
+    >>> read_pathfinder_records("pictures")["test"].labels
+    array([0], dtype=int32)
     """
     folder = Path(folder).expanduser()
     path = folder / DESCRIPTION

@@ -28,7 +28,10 @@ class PathfinderSettings:
         target_contrast, distractor_contrast: brightness of the paddles, where
             a marker has 1.
 
-    Example: `settings(32, "hard").contour_length`
+    Example:
+
+    >>> settings(32, "hard").contour_length
+    14
     """
 
     image_size: int
@@ -112,7 +115,10 @@ def settings(image_size: int, difficulty: str) -> PathfinderSettings:
     Raises:
         ValueError: there is no such size or difficulty.
 
-    Example: `settings(128, "hard")  # Path-X`
+    Example:
+
+    >>> settings(128, "hard").image_size  # Path-X
+    128
     """
     for name, value, allowed in (
         ("image_size", image_size, IMAGE_SIZES),

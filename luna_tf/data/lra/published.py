@@ -26,7 +26,11 @@ class Published:
             that the model did not learn the task. Tasks that the source does
             not report are not there.
 
-    Example: `Published("Luna-256", "a table", {"text": 65.78})`
+    Example:
+
+    >>> row = Published("Luna-256", "a table", {"text": 65.78})
+    >>> row.accuracies["text"]
+    65.78
     """
 
     model: str
@@ -83,7 +87,11 @@ def published(task: str) -> list[Published]:
     Raises:
         ValueError: there is no such task.
 
-    Example: `published("text")[0].accuracies["text"]` is 64.27.
+    Example:
+
+    >>> row = published("text")[0]
+    >>> row.model, row.accuracies["text"]
+    ('Transformer', 64.27)
     """
     if task not in _TASKS:
         raise ValueError(f"task must be one of {_TASKS}. Received: {task!r}")

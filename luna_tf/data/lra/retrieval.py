@@ -54,11 +54,15 @@ def load_retrieval(
 
     Example:
 
-    ```python
-    splits = load_retrieval("lra_release/lra_release/tsv_data")
-    first, second = splits["test"].documents
-    first.example(0).tobytes()[:40]
-    ```
+    >>> from pathlib import Path
+    >>> from luna_tf.data.lra import load_retrieval
+    >>> for part in ("train", "eval", "test"):
+    ...     row = "1.0\\tpaper1\\tpaper2\\tOne text.\\tAnother text.\\n"
+    ...     _ = Path(f"new_aan_pairs.{part}.tsv").write_text(row)
+    >>> splits = load_retrieval(".")
+    >>> first, second = splits["test"].documents
+    >>> second.example(0).tobytes(), splits.class_names
+    (b'Another text.', ('unrelated', 'cited'))
     """
     if max_bytes < 1:
         raise ValueError(
@@ -104,7 +108,13 @@ def read_pairs(
         ValueError: a line is malformed (the message names file, line and
             problem), or there are no examples.
 
-    Example: `read_pairs("tsv_data/new_aan_pairs.test.tsv").labels[:3]`
+    Example:
+
+    >>> from pathlib import Path
+    >>> rows = ["1.0\\ta\\tb\\tOne text.\\tTwo.", "0.0\\ta\\tc\\tOne.\\tNo."]
+    >>> _ = Path("new_aan_pairs.test.tsv").write_text("\\n".join(rows))
+    >>> read_pairs("new_aan_pairs.test.tsv").labels
+    array([1, 0], dtype=int32)
     """
     problems = Problems(path, skip_malformed)
     labels: list[int] = []

@@ -57,10 +57,13 @@ def make_pairs(
 
     Example:
 
-    ```python
-    make_pairs({"a": 3, "b": 3, "c": 3, ...}, {("a", "b"), ...})["train"][0]
-    # Example(label=1, first="b", second="a")
-    ```
+    >>> names = [f"p{i}" for i in range(200)]
+    >>> citations = set(zip(names, names[1:])) | set(zip(names, names[7:]))
+    >>> pairs = make_pairs(dict.fromkeys(names, "parsing"), citations)
+    >>> {split: len(examples) for split, examples in pairs.items()}
+    {'train': 516, 'validation': 144, 'test': 92}
+    >>> pairs["train"][0]
+    Example(label=0, first='p62', second='p24')
     """
     if not 0 < held_out < 0.5:
         raise ValueError(
@@ -102,7 +105,14 @@ def write_pairs(
         FileExistsError: one of the files is there already.
         OSError: `folder` cannot be written to.
 
-    Example: `write_pairs("man_pairs", make_pairs(groups, citations), texts)`
+    Example:
+
+    >>> from pathlib import Path
+    >>> one = [Example(label=1, first="a", second="b")]
+    >>> splits = dict.fromkeys(["train", "validation", "test"], one)
+    >>> write_pairs("pairs", splits, {"a": "One\\ntext.", "b": "Its source."})
+    >>> Path("pairs/new_aan_pairs.test.tsv").read_text()
+    '1.0\\ta\\tb\\tOne text.\\tIts source.\\n'
     """
     folder = Path(folder).expanduser()
     check_target(folder)

@@ -21,10 +21,9 @@ class Sequences:
 
     Example:
 
-    ```python
-    texts = Sequences.from_rows([b"packed", b"unpacked"])
-    texts.example(1).tobytes()  # b"unpacked"
-    ```
+    >>> texts = Sequences.from_rows([b"packed", b"unpacked"])
+    >>> len(texts), texts.example(1).tobytes()
+    (2, b'unpacked')
     """
 
     tokens: np.ndarray
@@ -78,10 +77,9 @@ class TextSplit:
 
     Example:
 
-    ```python
-    split = TextSplit((Sequences.from_rows([b"good", b"bad"]),), [1, 0])
-    len(split)  # 2
-    ```
+    >>> split = TextSplit((Sequences.from_rows([b"good", b"bad"]),), [1, 0])
+    >>> len(split), split.labels
+    (2, array([1, 0], dtype=int32))
     """
 
     documents: tuple[Sequences, ...]
@@ -113,10 +111,10 @@ class ImageSplit:
 
     Example:
 
-    ```python
-    split = ImageSplit(np.zeros((2, 32, 32)), [0, 1])
-    len(split)  # 2
-    ```
+    >>> import numpy as np
+    >>> split = ImageSplit(np.zeros((2, 32, 32)), [0, 1])
+    >>> len(split), split.pixels.dtype
+    (2, dtype('uint8'))
     """
 
     pixels: np.ndarray

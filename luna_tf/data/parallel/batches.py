@@ -44,10 +44,18 @@ def gather(
 
     Example:
 
-    ```python
-    batch = gather(source, target, bucket)(tf.range(2, dtype=tf.int64))
-    batch["labels"].shape  # (2, bucket.shape.target_length)
-    ```
+    >>> import numpy as np
+    >>> import tensorflow as tf
+    >>> from luna_tf.data.parallel import Bucket, Shape, TokenLists
+    >>> source = TokenLists.of([[11, 12], [13]])
+    >>> target = TokenLists.of([[21], [22, 23]])
+    >>> bucket = Bucket(Shape(4, 4, rows=2), np.array([0, 1]))
+    >>> batch = gather(source, target, bucket)(tf.constant([1], tf.int64))
+    >>> for name, ids in batch.items():
+    ...     print(name, ids.numpy())
+    encoder_token_ids [[13  2  1  1]]
+    decoder_token_ids [[ 2 22 23  1]]
+    labels [[22 23  2  1]]
     """
     if len(source) != len(target):
         raise ValueError(

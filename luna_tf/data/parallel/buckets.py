@@ -98,10 +98,13 @@ def choose_shapes(
 
     Example:
 
-    ```python
-    shapes = choose_shapes(source.lengths, target.lengths, 4096, 128, 128)
-    filled = fill(shapes, source.lengths, target.lengths)
-    ```
+    >>> import numpy as np
+    >>> from luna_tf.data.parallel import choose_shapes
+    >>> source, target = np.repeat([5, 20], 1000), np.repeat([6, 18], 1000)
+    >>> for shape in choose_shapes(source, target, 4096, 128, 128):
+    ...     print(shape)
+    Shape(source_length=8, target_length=8, rows=512)
+    Shape(source_length=24, target_length=24, rows=170)
     """
     _check(
         tokens_per_batch=tokens_per_batch,
@@ -198,11 +201,14 @@ def lengthen(
 
     Example:
 
-    ```python
-    limits = 4096, 128, 128
-    shapes = choose_shapes(source.lengths, target.lengths, *limits)
-    longer = lengthen(shapes, dev_source.lengths, dev_target.lengths, *limits)
-    ```
+    >>> import numpy as np
+    >>> from luna_tf.data.parallel import Shape, lengthen
+    >>> source, target = np.array([5, 20]), np.array([6, 18])
+    >>> shapes = [Shape(8, 8, rows=512)]
+    >>> for shape in lengthen(shapes, source, target, 4096, 128, 128):
+    ...     print(shape)
+    Shape(source_length=8, target_length=8, rows=512)
+    Shape(source_length=24, target_length=24, rows=170)
     """
     limits = [max_source_length, max_target_length]
     lengths = np.minimum(_rounded(source_lengths, target_lengths), limits)
@@ -236,9 +242,14 @@ def fill(
 
     Example:
 
-    ```python
-    filled = fill(shapes, source.lengths, target.lengths, too_long="cut")
-    ```
+    >>> import numpy as np
+    >>> from luna_tf.data.parallel import Shape, fill
+    >>> shapes = Shape(8, 8, rows=512), Shape(24, 24, rows=168)
+    >>> filled = fill(shapes, np.array([5, 20, 40]), np.array([6, 18, 30]))
+    >>> [bucket.indices.tolist() for bucket in filled.buckets]
+    [[0], [1]]
+    >>> filled.num_too_long, round(filled.padding, 2)
+    (1, 0.17)
     """
     if too_long not in ("drop", "cut"):
         raise ValueError(

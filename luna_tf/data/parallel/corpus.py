@@ -76,10 +76,12 @@ def read_tsv(
 
     Example:
 
-    ```python
-    pairs = read_tsv("verses.tsv.gz", "en", "es", group_column="book")
-    pairs = read_tsv("crawl-*.tsv", 1, 2, on_empty="skip")
-    ```
+    >>> from pathlib import Path
+    >>> from luna_tf.data.parallel import read_tsv
+    >>> lines = ["book\\ten\\tes", "Ruth\\tGo.\\tVe.", "Mark\\t\\tSí."]
+    >>> _ = Path("verses.tsv").write_text("\\n".join(lines), encoding="utf8")
+    >>> read_tsv("verses.tsv", "en", "es", group_column="book", on_empty="skip")
+    Pairs(sources=['Go.'], targets=['Ve.'], groups=['Ruth'], skipped=1)
     """
     _check_choice("on_empty", on_empty, _ON_EMPTY)
     given = {
@@ -123,9 +125,13 @@ def read_aligned(
 
     Example:
 
-    ```python
-    pairs = read_aligned("train.en.gz", "train.es.gz")
-    ```
+    >>> from pathlib import Path
+    >>> from luna_tf.data.parallel import read_aligned
+    >>> _ = Path("train.en").write_text("Go.\\nStay.\\n")
+    >>> _ = Path("train.es").write_text("Ve.\\nQuédate.\\n", encoding="utf8")
+    >>> pairs = read_aligned("train.en", "train.es")
+    >>> pairs.targets
+    ['Ve.', 'Quédate.']
     """
     _check_choice("on_empty", on_empty, _ON_EMPTY)
     files = _find(source_paths), _find(target_paths)
@@ -172,9 +178,12 @@ def split(
 
     Example:
 
-    ```python
-    train, validation, test = split(pairs, ["Ruth"], ["Mark"])
-    ```
+    >>> from luna_tf.data.parallel import Pairs, split
+    >>> books = ["John", "Ruth", "Mark"]
+    >>> pairs = Pairs(["a", "b", "c"], ["A", "B", "C"], groups=books)
+    >>> train, validation, test = split(pairs, ["Ruth"], ["Mark"])
+    >>> train.sources, validation.sources, test.sources
+    (['a'], ['b'], ['c'])
     """
     if pairs.groups is None:
         raise ValueError(

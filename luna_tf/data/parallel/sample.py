@@ -17,10 +17,12 @@ def sample_path() -> str:
 
     Example:
 
-    ```python
-    pairs = read_tsv(sample_path(), "en", "es", "book")
-    train, validation, test = split(pairs, ["Ruth"], ["Mark"])
-    ```
+    >>> from luna_tf.data.parallel import read_tsv, sample_path, split
+    >>> pairs = read_tsv(sample_path(), "en", "es", "book")
+    >>> [len(part) for part in split(pairs, ["Ruth"], ["Mark"])]
+    [4527, 85, 678]
+    >>> pairs.sources[-1][:25], pairs.targets[-1][:25]
+    ('There are also many other', 'Y hay también otras mucha')
     """
     folder = importlib.resources.files("luna_tf.data.parallel")
     return str(folder.joinpath("verses_en_es.tsv.gz"))

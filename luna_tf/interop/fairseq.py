@@ -36,7 +36,8 @@ def load_weights(
     Args:
         target: Built `LunaAttention`, `LunaCausalAttention`,
             `PackedEmbedding`, `LunaEmbedding`, `LunaTransformerBlock`,
-            `LunaDecoderBlock`, `LRAClassifier`, `LunaSeq2SeqBackbone` or
+            `LunaDecoderBlock`, `LRAClassifier`, `LunaBackbone`,
+            `LunaMaskedLM`, `LunaTextClassifier`, `LunaSeq2SeqBackbone` or
             `LunaSeq2SeqLM`; with softmax attention under the names of
             fairseq's Transformer.
         state_dict: Official name -> array. Names that do not start with
@@ -160,9 +161,10 @@ def initialize(target: Any, scheme: str = "fairseq", seed: int = 0) -> None:
             inputs Xavier with gain `1/sqrt(2)` and, unlike Keras, random
             biases; tables of standard deviation `D ** -0.5`), or `"bert"`
             (normal with standard deviation 0.02 and zero biases), which the
-            paper's ListOps and Text models use. In both, `p` has standard
-            deviation `D ** -0.5`, and the two vectors that embed values have 1
-            and 0.1.
+            paper's ListOps, Text and masked language models use. In both, `p`
+            has standard deviation `D ** -0.5`, but for masked language models
+            with `"bert"`, and the two vectors that embed values have 1 and
+            0.1.
         seed: int.
 
     Raises:
@@ -201,7 +203,7 @@ def _fairseq(rng, role, shape, inputs):
         return np.ones(shape)
     if role in ("norm_bias", "attention_output_bias"):
         return np.zeros(shape)
-    if role in ("tokens", "positions", "packed", "token_output"):
+    if role in ("tokens", "positions", "packed", "mlm_packed", "token_output"):
         return rng.normal(size=shape) * shape[-1] ** -0.5
     if role == "attention_input":
         bound = (3 / sum(shape)) ** 0.5  # Xavier with gain 1/sqrt(2)

@@ -25,8 +25,11 @@ from luna_tf.layers import (
 if TYPE_CHECKING:  # KerasHub, which most of them need, is slow to import
     from luna_tf.models import (
         LRAClassifier,
+        LunaBackbone,
+        LunaMaskedLM,
         LunaSeq2SeqBackbone,
         LunaSeq2SeqLM,
+        LunaTextClassifier,
     )
 
 
@@ -63,7 +66,7 @@ class Entry:
 
     @property
     def _is_table(self) -> bool:
-        return self.role in ("tokens", "positions", "packed")
+        return self.role in ("tokens", "positions", "packed", "mlm_packed")
 
 
 def entries_of(target: Any) -> list[Entry]:
@@ -240,6 +243,9 @@ def _embedding(layer: LunaEmbedding) -> Iterator[Entry]:
         tokens = layer.token_embedding.embeddings
         yield from _table("embed_tokens.weight", tokens, "tokens")
     yield from _positions(layer)
+    if layer.num_segments:
+        segments = layer.segments.embeddings
+        yield from _table("segment_embeddings.weight", segments, "tokens")
     if layer.normalize:
         yield from _layer_norm("emb_layer_norm", layer.layer_norm)
         if layer.packed_embedding is not None:
@@ -262,6 +268,89 @@ def _lra(model: LRAClassifier) -> Iterator[Entry]:
     for index, layer in enumerate(hidden):
         yield from _linear(f"classifier.{index}", layer, "dense")
     yield from _linear("sentence_projection_layer", output, "output")
+
+
+def _sentence_encoder(model: LunaBackbone) -> Iterator[Entry]:
+    for entry in _embedding(model.embedding):
+        # Unlike that of the Long Range Arena, it is drawn as other tables are.
+        is_packed = entry.role == "packed"
+        yield dataclasses.replace(
+            entry, role="mlm_packed" if is_packed else entry.role
+        )
+    for index, block in enumerate(model.blocks):
+        entries = iter(entries_of(block))
+        yield from _below(f"layers.{index}.", entries)
+    if model.layer_norm is not None:
+        yield from _layer_norm("layer_norm", model.layer_norm)
+    if model.packed_layer_norm is not None:
+        yield from _layer_norm("proj_layer_norm", model.packed_layer_norm)
+
+
+def _masked_lm(model: LunaMaskedLM) -> Iterator[Entry]:
+    head = {v.path.split("/", 1)[-1]: v for v in model.masked_lm_head.weights}
+    shared = model.share_embeddings
+    for entry in _sentence_encoder(model.backbone):
+        is_table = entry.name == "embed_tokens.weight"
+        yield dataclasses.replace(
+            entry,
+            name=f"encoder.sentence_encoder.{entry.name}",
+            aliases=("encoder.lm_head.weight",) if shared and is_table else (),
+        )
+    for name, layer in (
+        ("dense", "intermediate_dense"),
+        ("layer_norm", "intermediate_layer_norm"),
+    ):
+        parts = types.SimpleNamespace(
+            **{
+                path.split("/")[-1]: variable
+                for path, variable in head.items()
+                if f"{layer}/" in path
+            }
+        )
+        make = _layer_norm if name == "layer_norm" else _dense
+        yield from make(f"encoder.lm_head.{name}", parts)
+    size = (model.backbone.vocabulary_size,)
+    yield Entry("encoder.lm_head.bias", head["output_bias"], "dense_bias", size)
+    if not shared:
+        kernel = head["output_kernel"]
+        shape = (*size, model.backbone.hidden_dim)
+        yield Entry("encoder.lm_head.weight", kernel, "dense", shape)
+
+
+def _dense(name: str, layer: Any) -> Iterator[Entry]:
+    return _linear(name, layer, "dense")
+
+
+HEADS = {
+    "first": "sentence_classification_head",
+    "packed": "pooling_classification_head",
+    "attention": "attention_classification_head",
+}
+
+
+def _text_classifier(model: LunaTextClassifier) -> Iterator[Entry]:
+    yield from _below(
+        "encoder.sentence_encoder.", _sentence_encoder(model.backbone)
+    )
+    name = f"classification_heads.{HEADS[model.pooling]}"
+    if model.pooling == "packed":
+        (project,) = model.pooling_layers
+        yield from _dense(f"{name}.in_proj", project)
+    if model.pooling == "attention":
+        attend, norm = model.pooling_layers
+        layers: dict[str, Any] = {}
+        for variable in attend.weights:
+            *_, layer, kind = variable.path.split("/")
+            parts = layers.setdefault(layer, types.SimpleNamespace(bias=None))
+            setattr(parts, kind, variable)
+        for layer in ("query", "key", "value"):
+            yield from _dense(f"{name}.attn.{layer[0]}_proj", layers[layer])
+        output = layers["attention_output"]
+        width = output.kernel.shape[-1]
+        yield from _linear(f"{name}.attn.out_proj", output, "dense", width)
+        yield from _layer_norm(f"{name}.layernorm", norm)
+    yield from _dense(f"{name}.dense", model.dense)
+    yield from _dense(f"{name}.out_proj", model.output_dense)
 
 
 def _token_tables(model: LunaSeq2SeqBackbone) -> Iterator[Entry]:
@@ -340,6 +429,9 @@ _ENTRIES: dict[str, Callable[[Any], Iterator[Entry]]] = {
     "PackedEmbedding": _packed,
     "LunaEmbedding": _embedding,
     "LRAClassifier": _lra,
+    "LunaBackbone": _sentence_encoder,
+    "LunaMaskedLM": _masked_lm,
+    "LunaTextClassifier": _text_classifier,
     "LunaSeq2SeqBackbone": _seq2seq,
     "LunaSeq2SeqLM": _seq2seq_lm,
 }

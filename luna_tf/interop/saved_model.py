@@ -33,11 +33,16 @@ def export_saved_model(model: keras.Model, path: str | os.PathLike) -> None:
 
     Example:
 
-    ```python
-    export_saved_model(model, "exported")
-    serve = tf.saved_model.load("exported").signatures["serving_default"]
-    serve(token_ids=tf.constant([[1, 5, 7, 2]]))["probabilities"]
-    ```
+    >>> import keras
+    >>> import tensorflow as tf
+    >>> inputs = keras.Input([None], dtype="int32", name="token_ids")
+    >>> x = keras.layers.Embedding(10, 4)(inputs)
+    >>> x = keras.layers.GlobalAveragePooling1D()(x)
+    >>> outputs = keras.layers.Dense(2, kernel_initializer="zeros")(x)
+    >>> export_saved_model(keras.Model(inputs, outputs), "exported")
+    >>> serve = tf.saved_model.load("exported").signatures["serving_default"]
+    >>> serve(token_ids=tf.constant([[1, 5, 7, 2]]))["probabilities"].numpy()
+    array([[0.5, 0.5]], dtype=float32)
     """
     check_float32(model)
 

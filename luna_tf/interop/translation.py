@@ -70,12 +70,20 @@ def export_translator(
 
     Example:
 
-    ```python
-    export_translator(model, proto, "exported", max_source_length=128)
-    import tensorflow_text  # the subwords are its operations
-    serve = tf.saved_model.load("exported").signatures["serving_default"]
-    serve(text=tf.constant(["Good morning."]))["translation"]
-    ```
+    >>> import tensorflow as tf
+    >>> from luna_tf.data import parallel
+    >>> from luna_tf.models import LunaSeq2SeqBackbone, LunaSeq2SeqLM
+    >>> pairs = parallel.read_tsv(parallel.sample_path(), "en", "es")
+    >>> proto = parallel.train_vocabulary(pairs.sources[:300], size=400)
+    >>> model = LunaSeq2SeqLM(LunaSeq2SeqBackbone(
+    ...     vocabulary_size=400, num_layers=1, num_heads=2, hidden_dim=8,
+    ...     intermediate_dim=16, packed_length=4))
+    >>> export_translator(
+    ...     model, proto, "exported", max_source_length=16)  # doctest: +SKIP
+    >>> import tensorflow_text  # the subwords are its operations
+    >>> exported = tf.saved_model.load("exported")  # doctest: +SKIP
+    >>> serve = exported.signatures["serving_default"]  # doctest: +SKIP
+    >>> serve(text=tf.constant(["Good morning."]))  # doctest: +SKIP
     """
     check_float32(model)
     tokenizer = tf_text.SentencepieceTokenizer(model=vocabulary)

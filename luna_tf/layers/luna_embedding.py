@@ -51,6 +51,11 @@ class LunaEmbedding(keras.layers.Layer):
         token_embedding: `keras.layers.Embedding` `(V, D)` to look tokens up in,
             such as one that another layer uses too. None makes one. A copy of
             this layer made from its configuration has a table of its own.
+        num_segments: int, kinds of segments, each of which has a vector that
+            is added to its tokens; 0 is none.
+        positions_skip_padding: bool; True counts the real tokens alone, as
+            fairseq does, False all of them. That differs where padding lies
+            before or between real tokens, as black pixels may.
         **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
 
     Call arguments:
@@ -60,6 +65,7 @@ class LunaEmbedding(keras.layers.Layer):
             `token_ids != padding_id`.
         start_index: int or integer scalar tensor, how many tokens precede the
             first one. For decoding a few tokens at a time.
+        segment_ids: integer tensor `(B, T)`, with `num_segments`.
         training: bool, whether dropout is active.
 
     Returns:
@@ -95,6 +101,8 @@ class LunaEmbedding(keras.layers.Layer):
         embeddings_initializer=None,
         seed=None,
         token_embedding=None,
+        num_segments=0,
+        positions_skip_padding=True,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -131,6 +139,8 @@ class LunaEmbedding(keras.layers.Layer):
         _check_table(token_embedding, vocabulary_size, hidden_dim)
         self.shares_token_embedding = token_embedding is not None
         self.token_embedding = token_embedding
+        self.num_segments = num_segments
+        self.positions_skip_padding = positions_skip_padding
         self.packed_embedding: Any = None
         if packed_length is not None:
             self.packed_embedding = PackedEmbedding(
@@ -158,6 +168,8 @@ class LunaEmbedding(keras.layers.Layer):
                 "position_embedding",
                 self.max_sequence_length + self.first_position,
             )
+        if self.num_segments:
+            self.segments = self._table("segment_embedding", self.num_segments)
         shape = (*token_ids_shape, self.hidden_dim)
         if self.packed_embedding is not None:
             self.packed_embedding.build(shape)
@@ -207,10 +219,20 @@ class LunaEmbedding(keras.layers.Layer):
             return self.value_embedding(ops.expand_dims(inputs, -1))
         return self.token_embedding(inputs)
 
-    def call(self, token_ids, padding_mask=None, start_index=0, training=None):
+    def call(
+        self,
+        token_ids,
+        padding_mask=None,
+        start_index=0,
+        segment_ids=None,
+        training=None,
+    ):
         mask = self._checked_mask(token_ids, padding_mask, start_index)
+        self._check_segments(segment_ids)
         x = self._embed(token_ids) * self.scale
         x = self._add_positions(x, mask, start_index)
+        if segment_ids is not None:
+            x = x + ops.cast(self.segments(segment_ids), x.dtype)
         if self.normalize:
             x = self.layer_norm(x)
         x = self.dropout_layer(x, training=training)
@@ -232,7 +254,7 @@ class LunaEmbedding(keras.layers.Layer):
     def _add_positions(self, x, mask, start_index):
         if self.position_embedding == "none":
             return x
-        if mask is None:
+        if mask is None or not self.positions_skip_padding:
             batch, length = ops.shape(x)[:2]
             rows = ops.arange(length, dtype="int32")[None]
             rows = ops.broadcast_to(rows, (batch, length))
@@ -286,13 +308,27 @@ class LunaEmbedding(keras.layers.Layer):
             "padding_mask", padding_mask, "token_ids", token_ids
         )
 
+    def _check_segments(self, segment_ids):
+        if (segment_ids is not None) != bool(self.num_segments):
+            raise ValueError(
+                "`segment_ids` must be given with `num_segments`, and only "
+                f"then. Got: {type(segment_ids).__name__} with "
+                f"num_segments={self.num_segments}"
+            )
+
     def compute_mask(self, inputs, previous_mask=None):
         return None  # `call` attaches both
 
     def compute_output_spec(
-        self, token_ids, padding_mask=None, start_index=0, training=None
+        self,
+        token_ids,
+        padding_mask=None,
+        start_index=0,
+        segment_ids=None,
+        training=None,
     ):
         mask = self._checked_mask(token_ids, padding_mask, start_index)
+        self._check_segments(segment_ids)
         batch, length = token_ids.shape
         x = self._spec(batch, length, mask is not None)
         if self.packed_embedding is None:
@@ -310,7 +346,8 @@ class LunaEmbedding(keras.layers.Layer):
         names = (
             "vocabulary_size hidden_dim packed_length max_sequence_length "
             "position_embedding first_position scale normalize "
-            "layer_norm_epsilon dropout padding_id dynamic_packing seed"
+            "layer_norm_epsilon dropout padding_id dynamic_packing seed "
+            "num_segments positions_skip_padding"
         )
         shared = self.token_embedding if self.shares_token_embedding else None
         return {

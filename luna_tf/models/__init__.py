@@ -11,15 +11,24 @@ from luna_tf import _startup
 
 _MODULES = {
     "LRAClassifier": "lra_classifier",
+    "LunaBackbone": "luna_backbone",
+    "LunaBytePairTokenizer": "luna_tokenizers",
+    "LunaByteTokenizer": "luna_tokenizers",
     "LunaCausalLM": "luna_causal_lm",
     "LunaCausalLMBackbone": "luna_causal_lm_backbone",
     "LunaCausalLMByteTokenizer": "luna_causal_lm_byte_tokenizer",
     "LunaCausalLMPreprocessor": "luna_causal_lm_preprocessor",
     "LunaCausalLMTokenizer": "luna_causal_lm_tokenizer",
+    "LunaMaskedLM": "luna_masked_lm",
+    "LunaMaskedLMPreprocessor": "luna_masked_lm_preprocessor",
+    "LunaSentencePieceTokenizer": "luna_tokenizers",
     "LunaSeq2SeqBackbone": "luna_seq2seq_backbone",
     "LunaSeq2SeqLM": "luna_seq2seq_lm",
     "LunaSeq2SeqLMPreprocessor": "luna_seq2seq_lm_preprocessor",
     "LunaSeq2SeqTokenizer": "luna_seq2seq_tokenizer",
+    "LunaTextClassifier": "luna_text_classifier",
+    "LunaTextClassifierPreprocessor": "luna_text_classifier_preprocessor",
+    "LunaWordPieceTokenizer": "luna_tokenizers",
 }
 __all__ = list(_MODULES)
 
@@ -31,6 +40,11 @@ def __getattr__(name):
     return getattr(module, name)
 
 
+def import_all():
+    """Registers all models with Keras and KerasHub, in our own programs too."""
+    for name in _MODULES:
+        globals()[name] = __getattr__(name)
+
+
 if not _startup.is_own_program():
-    for _name in _MODULES:
-        globals()[_name] = __getattr__(_name)
+    import_all()

@@ -1,4 +1,4 @@
-"""What the generative backbones share: configuration, LoRA, presets."""
+"""What the backbones share: configuration, LoRA, presets."""
 
 import operator
 from typing import Any
@@ -14,7 +14,7 @@ from luna_tf.layers._arguments import (
 from luna_tf.models._model_card import write_model_card
 
 
-class GenerativeBackbone(keras_hub.models.Backbone):
+class LunaFamilyBackbone(keras_hub.models.Backbone):
     """A KerasHub backbone that remembers how it was made.
 
     Subclasses build their layers, call `super().__init__` with the functional
@@ -27,7 +27,7 @@ class GenerativeBackbone(keras_hub.models.Backbone):
         **kwargs: of `keras_hub.models.Backbone`.
     """
 
-    # The KerasHub class that generates with this backbone.
+    # The KerasHub class that most use this backbone in.
     task_name = "CausalLM"
 
     def __init__(self, *, config, **kwargs):
@@ -42,6 +42,41 @@ class GenerativeBackbone(keras_hub.models.Backbone):
             keras.activations.get(self.activation)
         )
         return {**super().get_config(), **config}
+
+    def default_lora_layer_names(self):
+        """Returns the names of the projections that LoRA adapts."""
+        return (
+            "pack_query pack_key_value pack_value query key_value value"
+        ).split()
+
+    def enable_lora(self, rank, target_layer_names=None):
+        """Freezes the backbone but for LoRA factors of its projections.
+
+        Args:
+            rank: int, rank of the factors.
+            target_layer_names: list of str, names of layers to adapt.
+                Defaults to `default_lora_layer_names()`.
+        """
+        super().enable_lora(rank, target_layer_names)
+        # KerasHub leaves biases trainable, but its LoRA files have no room
+        # for them: what was saved would differ from what was trained.
+        for variable in self.trainable_variables:
+            if "lora" not in variable.name:
+                variable.trainable = False
+
+    def save_to_preset(self, preset_dir, **kwargs):
+        """Saves the backbone, and a model card, to a folder.
+
+        Args:
+            preset_dir: str, folder to write to.
+            **kwargs: of `keras_hub.models.Backbone.save_to_preset`.
+        """
+        super().save_to_preset(preset_dir, **kwargs)
+        write_model_card(preset_dir, self, self.task_name)
+
+
+class GenerativeBackbone(LunaFamilyBackbone):
+    """A backbone that decodes token by token, with a cache."""
 
     def check_max_length(self, max_length):
         """Raises unless the positions cover `max_length` tokens."""
@@ -118,37 +153,6 @@ class GenerativeBackbone(keras_hub.models.Backbone):
         if start < 0:
             raise ValueError(f"`index` must not be negative. Got: {start}")
         return index
-
-    def default_lora_layer_names(self):
-        """Returns the names of the projections that LoRA adapts."""
-        return (
-            "pack_query pack_key_value pack_value query key_value value"
-        ).split()
-
-    def enable_lora(self, rank, target_layer_names=None):
-        """Freezes the backbone but for LoRA factors of its projections.
-
-        Args:
-            rank: int, rank of the factors.
-            target_layer_names: list of str, names of layers to adapt.
-                Defaults to `default_lora_layer_names()`.
-        """
-        super().enable_lora(rank, target_layer_names)
-        # KerasHub leaves biases trainable, but its LoRA files have no room
-        # for them: what was saved would differ from what was trained.
-        for variable in self.trainable_variables:
-            if "lora" not in variable.name:
-                variable.trainable = False
-
-    def save_to_preset(self, preset_dir, **kwargs):
-        """Saves the backbone, and a model card, to a folder.
-
-        Args:
-            preset_dir: str, folder to write to.
-            **kwargs: of `keras_hub.models.Backbone.save_to_preset`.
-        """
-        super().save_to_preset(preset_dir, **kwargs)
-        write_model_card(preset_dir, self, self.task_name)
 
 
 def layer_seed(seed: int | None, index: int) -> int | None:

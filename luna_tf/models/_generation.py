@@ -2,20 +2,19 @@
 
 from typing import Any
 
-import keras
 import keras_hub
 from keras import ops
 
+from luna_tf.models._task import LunaTask, check_vocabulary
 
-class CachedLanguageModel:
+
+class CachedLanguageModel(LunaTask):
     """What the two language models share; comes before the task class.
 
     The model has a `backbone` with `token_embedding` and `decode`, and the
     `sampler` of a KerasHub task.
     """
 
-    backbone: Any
-    preprocessor: Any
     sampler: Any
 
     def _logits(self, x):
@@ -44,27 +43,6 @@ class CachedLanguageModel:
         x, cache = self.backbone.decode(token_ids, cache, index, padding_mask)
         return self._logits(x), cache
 
-    # A preset brings the tokenizer's vocabulary after the constructor, and a
-    # graph does not know its size: Keras makes its functions outside of one.
-
-    def make_train_function(self, *args, **kwargs):
-        check_vocabulary(self.backbone, self.preprocessor)
-        return super().make_train_function(  # type: ignore[misc]
-            *args, **kwargs
-        )
-
-    def make_test_function(self, *args, **kwargs):
-        check_vocabulary(self.backbone, self.preprocessor)
-        return super().make_test_function(  # type: ignore[misc]
-            *args, **kwargs
-        )
-
-    def make_predict_function(self, *args, **kwargs):
-        check_vocabulary(self.backbone, self.preprocessor)
-        return super().make_predict_function(  # type: ignore[misc]
-            *args, **kwargs
-        )
-
     def make_generate_function(self, *args, **kwargs):
         check_vocabulary(self.backbone, self.preprocessor)
         return super().make_generate_function(  # type: ignore[misc]
@@ -72,29 +50,18 @@ class CachedLanguageModel:
         )
 
     def get_compile_config(self):
-        """Adds the sampler to what Keras saves of `compile`."""
-        config: Any = super().get_compile_config()  # type: ignore[misc]
+        """Adds the sampler to what is saved of `compile`."""
+        config = super().get_compile_config()
         if not config:
             return config
-        optimizer: Any = self.optimizer  # type: ignore[attr-defined]
-        return {
-            **config,
-            "sampler": keras_hub.samplers.serialize(self.sampler),
-            "optimizer_is_built": bool(optimizer and optimizer.built),
-        }
+        sampler = keras_hub.samplers.serialize(self.sampler)
+        return {**config, "sampler": sampler}
 
-    def compile_from_config(self: Any, config):
-        """Compiles as `get_compile_config` has it.
-
-        Keras does so only for models that do not override `compile`.
-        """
+    def compile_from_config(self, config, **arguments):
+        """Compiles as `get_compile_config` has it."""
         config = dict(config)
         sampler = keras_hub.samplers.deserialize(config.pop("sampler"))
-        optimizer_is_built = config.pop("optimizer_is_built")
-        arguments = keras.saving.deserialize_keras_object(config)
-        self.compile(sampler=sampler, **arguments)
-        if optimizer_is_built:  # its state follows
-            self.optimizer.build(self.trainable_variables)
+        super().compile_from_config(config, sampler=sampler, **arguments)
 
 
 def continue_prompts(
@@ -147,37 +114,3 @@ def continue_prompts(
     # The end itself belongs to its row.
     ended_before = ops.cumsum(ends, axis=-1) - ends
     return token_ids, ops.equal(ended_before, 0)
-
-
-def check_vocabulary(backbone: Any, preprocessor: Any) -> None:
-    """Raises unless a backbone and a tokenizer know the same token ids."""
-    tokenizer: Any = getattr(preprocessor, "tokenizer", None)
-    # While a file is read, the vocabulary comes after the tokenizer.
-    if not getattr(tokenizer, "has_vocabulary", False):
-        return
-    got = tokenizer.vocabulary_size()
-    if got != backbone.vocabulary_size:
-        raise ValueError(
-            "`preprocessor` must have a tokenizer with the backbone's "
-            f"`vocabulary_size`, {backbone.vocabulary_size}. Got: {got}"
-        )
-
-
-def check_positions(backbone: Any, preprocessor: Any, *lengths: str) -> None:
-    """Raises unless learned positions cover lengths of a preprocessor.
-
-    Args:
-        backbone: knows its positions.
-        preprocessor: has `lengths`, or is None.
-        *lengths: str, names of attributes.
-    """
-    if preprocessor is None or backbone.position_embedding != "learned":
-        return
-    for name in lengths:
-        length = getattr(preprocessor, name)
-        if length > backbone.max_sequence_length:
-            raise ValueError(
-                f"`{name}` of the preprocessor must not exceed "
-                "`max_sequence_length` of the backbone, "
-                f"{backbone.max_sequence_length}. Got: {length}"
-            )

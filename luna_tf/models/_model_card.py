@@ -28,9 +28,18 @@ Parameters: {parameters:,}
 {rows}
 """
 
-_TASK = """\
+_GENERATION = """\
 model = keras_hub.models.{task}.from_preset("path/to/this/folder")
 print(model.generate("some text"))
+"""
+_ENCODER = """\
+# As what the folder was saved:
+model = keras_hub.models.MaskedLM.from_preset("path/to/this/folder")
+model = keras_hub.models.TextClassifier.from_preset("path/to/this/folder")
+# A masked language model with a new head:
+model = keras_hub.models.TextClassifier.from_preset(
+    "path/to/this/folder", num_classes=2
+)
 """
 
 
@@ -42,7 +51,7 @@ def write_model_card(preset_dir: str, backbone, task: str) -> None:
     Args:
         preset_dir: str, an existing folder.
         backbone: the `keras_hub.models.Backbone` that was saved there.
-        task: str, the KerasHub class that opens the folder for generation.
+        task: str, the KerasHub class that opens the folder.
     """
     path = pathlib.Path(preset_dir) / "README.md"
     if path.exists():
@@ -50,9 +59,10 @@ def write_model_card(preset_dir: str, backbone, task: str) -> None:
     config = backbone.get_config()
     skipped = ("name", "trainable", "dtype")
     rows = [f"| `{k}` | `{v}` |" for k, v in config.items() if k not in skipped]
+    example = _ENCODER if task == "MaskedLM" else _GENERATION
     text = _TEXT.format(
         cls=type(backbone).__name__,
-        task=_TASK.format(task=task),
+        task=example.format(task=task),
         parameters=backbone.count_params(),
         rows="\n".join(rows),
     )

@@ -1,9 +1,12 @@
-"""What both preprocessors add to KerasHub's."""
+"""What the preprocessors add to KerasHub's."""
 
 from typing import Any
 
 import keras
 import numpy as np
+
+# Of texts, in tokens, where nothing else is said.
+DEFAULT_LENGTH = 512
 
 
 def integer_masks(result: Any) -> Any:
@@ -23,6 +26,19 @@ def integer_masks(result: Any) -> Any:
         return keras.ops.cast(x, "int32")
 
     return keras.tree.map_structure(cast, result)
+
+
+def keep_segments(result: Any, keep: bool) -> Any:
+    """Removes `"segment_ids"` from the inputs of a model, unless they stay.
+
+    Args:
+        result: what a preprocessor of KerasHub returns: inputs, or a tuple
+            that begins with them.
+        keep: bool, whether they stay.
+    """
+    x, *others = result if isinstance(result, tuple) else (result,)
+    x = {k: v for k, v in x.items() if keep or k != "segment_ids"}
+    return (x, *others) if others else x
 
 
 def known_texts(texts: Any) -> list[str] | None:

@@ -1,16 +1,16 @@
-"""A SentencePiece tokenizer with named start, end and padding tokens."""
+"""A SentencePiece tokenizer with named special tokens."""
 
 import pathlib
 
 from keras_hub import tokenizers
 
+from luna_tf.models._special_tokens import SpecialTokens
 
-class SpecialSentencePieceTokenizer(tokenizers.SentencePieceTokenizer):
+
+class SpecialSentencePieceTokenizer(
+    SpecialTokens, tokenizers.SentencePieceTokenizer
+):
     """`SentencePieceTokenizer` of which a task knows the special tokens.
-
-    KerasHub's own way to declare them is private. This one needs public names
-    only: `set_proto`, which constructor and loading go through, and the two
-    properties that tasks read.
 
     Args:
         proto: str path or bytes of a SentencePiece model, see
@@ -18,10 +18,11 @@ class SpecialSentencePieceTokenizer(tokenizers.SentencePieceTokenizer):
         start_token: str, piece that decoding starts from.
         end_token: str, piece that ends a text.
         pad_token: str, piece that fills up a batch.
+        mask_token: str, piece that hides another, or None.
         **kwargs: of `keras_hub.tokenizers.SentencePieceTokenizer`.
 
     Raises:
-        ValueError: if the vocabulary lacks one of the three.
+        ValueError: if the vocabulary lacks one of them.
     """
 
     def __init__(
@@ -30,11 +31,12 @@ class SpecialSentencePieceTokenizer(tokenizers.SentencePieceTokenizer):
         start_token="</s>",
         end_token="</s>",
         pad_token="<pad>",
+        mask_token=None,
         **kwargs,
     ):
-        self.start_token = start_token
-        self.end_token = end_token
-        self.pad_token = pad_token
+        self._name_special_tokens(
+            start=start_token, end=end_token, pad=pad_token, mask=mask_token
+        )
         super().__init__(proto=proto, **kwargs)
         # Or `quantize` of a task asks to call the tokenizer first.
         self.built = True
@@ -46,20 +48,17 @@ class SpecialSentencePieceTokenizer(tokenizers.SentencePieceTokenizer):
             proto: str path or bytes of a SentencePiece model, or None.
         """
         super().set_proto(proto)
-        self.start_token_id = self.end_token_id = self.pad_token_id = None
-        if not self.has_vocabulary:
-            return
-        vocabulary = self.get_vocabulary()
-        missing = [t for t in self.special_tokens if t not in vocabulary]
-        if missing:
+        ids = None
+        if self.has_vocabulary:
+            ids = {t: i for i, t in enumerate(self.get_vocabulary())}
+        try:
+            self._number_special_tokens(ids, "proto")
+        except ValueError as error:
             raise ValueError(
-                "`proto` must have the pieces of `start_token`, `end_token` "
-                f"and `pad_token`. Missing: {missing}. (SentencePiece makes no "
-                "padding piece unless trained with `pad_id`.)"
-            )
-        self.start_token_id = vocabulary.index(self.start_token)
-        self.end_token_id = vocabulary.index(self.end_token)
-        self.pad_token_id = vocabulary.index(self.pad_token)
+                f"{error}. (SentencePiece makes no padding piece unless "
+                "trained with `pad_id`, and no other piece unless it is among "
+                "`control_symbols`.)"
+            ) from None
 
     def load_assets(self, dir_path):
         """Sets the vocabulary from a folder of a preset or Keras file.
@@ -76,23 +75,5 @@ class SpecialSentencePieceTokenizer(tokenizers.SentencePieceTokenizer):
         """Whether a vocabulary was set; loading a file sets it last."""
         return self.proto is not None
 
-    @property
-    def special_tokens(self):
-        """The special tokens, each once."""
-        return sorted({self.start_token, self.end_token, self.pad_token})
-
-    @property
-    def special_token_ids(self):
-        """The ids of the special tokens, each once."""
-        ids = {self.start_token_id, self.end_token_id, self.pad_token_id}
-        if None in ids:
-            raise ValueError("`proto` must be set first. Got: None")
-        return sorted(ids)
-
     def get_config(self):
-        return {
-            **super().get_config(),
-            "start_token": self.start_token,
-            "end_token": self.end_token,
-            "pad_token": self.pad_token,
-        }
+        return {**super().get_config(), **self._special_token_config()}

@@ -65,6 +65,8 @@ class LRAClassifier(keras.Model):
             None for none.
         head_dropout: float in [0, 1), on the pooled vector.
         padding_id: int, token id of padding, or None when nothing is padding.
+        positions_skip_padding: bool, see `LunaEmbedding`; False for pixels of
+            which the black ones are padding.
         normalize_first: bool; True is pre-norm, False (the paper) post-norm.
         contraction: `"auto"`, `"direct"` or `"absorbed"`, see `LunaAttention`.
         remat: bool, see `LunaTransformerBlock`.
@@ -138,6 +140,7 @@ class LRAClassifier(keras.Model):
         num_documents=1,
         pair_features="concatenation",
         input_type="tokens",
+        positions_skip_padding=True,
         **kwargs,
     ):
         check_positive(num_classes=num_classes, num_layers=num_layers)
@@ -177,6 +180,7 @@ class LRAClassifier(keras.Model):
             scale=embedding_scale,
             dropout=dropout,
             padding_id=padding_id,
+            positions_skip_padding=positions_skip_padding,
             dynamic_packing=dynamic_packing,
             seed=layer_seed(0),
             dtype=dtype,
@@ -255,6 +259,7 @@ class LRAClassifier(keras.Model):
             "head_hidden_dim": head_hidden_dim,
             "head_dropout": head_dropout,
             "padding_id": padding_id,
+            "positions_skip_padding": positions_skip_padding,
             "normalize_first": normalize_first,
             "contraction": contraction,
             "remat": remat,

@@ -4,12 +4,8 @@ import keras
 import keras_hub
 from keras import ops
 
-from luna_tf.models._generation import (
-    CachedLanguageModel,
-    check_positions,
-    check_vocabulary,
-    continue_prompts,
-)
+from luna_tf.models._generation import CachedLanguageModel, continue_prompts
+from luna_tf.models._task import check_positions, check_vocabulary
 from luna_tf.models.luna_causal_lm_backbone import LunaCausalLMBackbone
 from luna_tf.models.luna_causal_lm_preprocessor import LunaCausalLMPreprocessor
 

@@ -4,12 +4,8 @@ import keras
 import keras_hub
 from keras import ops
 
-from luna_tf.models._generation import (
-    CachedLanguageModel,
-    check_positions,
-    check_vocabulary,
-    continue_prompts,
-)
+from luna_tf.models._generation import CachedLanguageModel, continue_prompts
+from luna_tf.models._task import check_positions, check_vocabulary
 from luna_tf.models.luna_seq2seq_backbone import LunaSeq2SeqBackbone
 from luna_tf.models.luna_seq2seq_lm_preprocessor import (
     LunaSeq2SeqLMPreprocessor,

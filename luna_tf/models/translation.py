@@ -48,10 +48,15 @@ def translate(
 
     Example:
 
-    ```python
-    found = translate(model, token_ids, token_ids != 1, end_id=2)
-    best = found.token_ids[:, 0]
-    ```
+    >>> import numpy as np
+    >>> from luna_tf.models import LunaSeq2SeqBackbone, LunaSeq2SeqLM
+    >>> model = LunaSeq2SeqLM(LunaSeq2SeqBackbone(
+    ...     vocabulary_size=50, num_layers=1, num_heads=2, hidden_dim=8,
+    ...     intermediate_dim=16, packed_length=4))
+    >>> ids = np.array([[5, 6, 2, 1]])
+    >>> found = translate(model, ids, ids != 1, 2, beam_size=3, max_length=6)
+    >>> tuple(found.token_ids.shape), tuple(found.scores.shape)
+    ((1, 3, 6), (1, 3))
     """
     batch = ops.shape(encoder_token_ids)[0]
     limits = None

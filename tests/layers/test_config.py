@@ -122,6 +122,8 @@ CONFIGS = {
         dynamic_packing=False,
         embeddings_initializer="ones",
         token_embedding=keras.layers.Embedding(9, 8, name="shared"),
+        num_segments=2,
+        positions_skip_padding=False,
         seed=3,
         name="d",
         dtype="mixed_bfloat16",
@@ -245,8 +247,11 @@ def test_symbolic_outputs_have_the_dtype_and_shape_of_eager_ones(cls):
         keras.Input(y.shape[1:], dtype=y.dtype.name, batch_size=2)
         for y in arrays
     ]
-    symbolic = keras.tree.flatten(layer(*inputs))
-    eager = keras.tree.flatten(layer(*arrays))
+    named = [{}, {}]
+    if cls is LunaEmbedding:  # the configuration has segments
+        named = [{"segment_ids": x} for x in (inputs[0], 0 * arrays[0])]
+    symbolic = keras.tree.flatten(layer(*inputs, **named[0]))
+    eager = keras.tree.flatten(layer(*arrays, **named[1]))
     for s, e in zip(symbolic, eager, strict=True):
         assert s.shape == tuple(e.shape)
         assert s.dtype == keras.backend.standardize_dtype(e.dtype)

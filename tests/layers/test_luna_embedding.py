@@ -290,3 +290,45 @@ def test_values_take_nothing_that_belongs_to_tokens(name, value):
     arguments = {"padding_id": None, name: value}
     with pytest.raises(ValueError, match=f"`{name}` must be None .*values"):
         LunaEmbedding(None, 8, 3, 5, **arguments)
+
+
+def test_positions_may_count_padding():
+    # Black pixels, say: a pixel's place must not depend on which are black.
+    ids = np.array([[0, 5, 0, 7]])
+    for skip, rows in ((True, [0, 1]), (False, [1, 3])):
+        layer = LunaEmbedding(
+            9,
+            4,
+            None,
+            max_sequence_length=4,
+            normalize=False,
+            positions_skip_padding=skip,
+        )
+        x = array(layer(ids))[0, [1, 3]]
+        tokens = array(layer.token_embedding.embeddings)[[5, 7]]
+        positions = array(layer.positions.embeddings)[rows]
+        np.testing.assert_allclose(x, tokens + positions, atol=1e-6)
+        copy = LunaEmbedding.from_config(layer.get_config())
+        assert copy.positions_skip_padding is skip
+
+
+def test_segments_are_added():
+    ids = np.array([[5, 6, 7]])
+    segments = np.array([[0, 1, 1]])
+    layer = LunaEmbedding(
+        9,
+        4,
+        None,
+        position_embedding="none",
+        normalize=False,
+        num_segments=2,
+    )
+    x = array(layer(ids, segment_ids=segments))[0]
+    tokens = array(layer.token_embedding.embeddings)[[5, 6, 7]]
+    of_segments = array(layer.segments.embeddings)[[0, 1, 1]]
+    np.testing.assert_allclose(x, tokens + of_segments, atol=1e-6)
+    with pytest.raises(ValueError, match="`segment_ids` must be given with"):
+        layer(ids)
+    plain = LunaEmbedding(9, 4, None, position_embedding="none")
+    with pytest.raises(ValueError, match="`segment_ids` must be given with"):
+        plain(ids, segment_ids=segments)

@@ -40,6 +40,7 @@ EVERYTHING = dict(
     head_hidden_dim=6,
     head_dropout=0.1,
     padding_id=1,
+    positions_skip_padding=False,
     normalize_first=True,
     contraction="direct",
     remat=True,

@@ -114,10 +114,17 @@ def compile_program(
 
     Example:
 
-    ```python
-    report = compile_program(lower(program), "v5e:2x2")
-    print(report.needed_bytes, "of", report.available_bytes)
-    ```
+    >>> import tensorflow as tf
+    >>> from luna_tf.interop.tpu.lowering import lower
+    >>> from luna_tf.interop.tpu.replica_program import trace
+    >>> from luna_tf.interop.tpu.tracing import tracing_strategy
+    >>> def step(batch):
+    ...     return tf.reduce_sum(batch["x"])
+    >>> specs = {"x": tf.TensorSpec((8, 3))}
+    >>> program = lower(trace(tracing_strategy(4), step, specs, []))
+    >>> report = compile_program(program, "v5e:2x2")  # doctest: +SKIP
+    >>> report.needed_bytes <= report.available_bytes  # doctest: +SKIP
+    True
     """
     chip, devices = chips.parse_topology(topology)
     if program.num_replicas > devices:

@@ -57,10 +57,18 @@ def lower(program: ReplicaProgram) -> LoweredProgram:
 
     Example:
 
-    ```python
-    program = trace(strategy, loop.train_replica, batch, loop.variables)
-    report = compile_program(lower(program), "v5e:2x2")
-    ```
+    >>> import tensorflow as tf
+    >>> from luna_tf.interop.tpu.replica_program import trace
+    >>> from luna_tf.interop.tpu.tracing import tracing_strategy
+    >>> strategy = tracing_strategy(4)
+    >>> def step(batch):
+    ...     context = tf.distribute.get_replica_context()
+    ...     part = tf.reduce_sum(batch["x"])
+    ...     return context.all_reduce(tf.distribute.ReduceOp.SUM, part)
+    >>> program = trace(strategy, step, {"x": tf.TensorSpec((8, 3))}, [])
+    >>> lowered = lower(program)
+    >>> lowered.num_replicas, lowered.num_outputs, type(lowered.stablehlo)
+    (4, 1, <class 'bytes'>)
     """
     kernels = "tpu" if has_tpu_kernels() else "cpu"
     graph = program.graph

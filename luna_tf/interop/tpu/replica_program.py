@@ -67,9 +67,18 @@ def trace(
 
     Example:
 
-    ```python
-    program = trace(strategy, loop.train_replica, batch, loop.variables)
-    ```
+    >>> import tensorflow as tf
+    >>> from luna_tf.interop.tpu.tracing import tracing_strategy
+    >>> strategy = tracing_strategy(4)
+    >>> with strategy.scope():
+    ...     total = tf.Variable(0.0)
+    >>> def step(batch):
+    ...     context = tf.distribute.get_replica_context()
+    ...     part = tf.reduce_sum(batch["x"])
+    ...     total.assign(context.all_reduce(tf.distribute.ReduceOp.SUM, part))
+    >>> program = trace(strategy, step, {"x": tf.TensorSpec((8, 3))}, [total])
+    >>> program.num_replicas, program.variables[0].shape
+    (4, TensorShape([]))
     """
     _check_static(batch)
     names = [variable.name for variable in variables]

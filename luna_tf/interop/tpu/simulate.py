@@ -53,12 +53,21 @@ def simulate(
 
     Example:
 
-    ```python
-    program = lower(trace(strategy, loop.train_replica, specs, loop.variables))
-    values = initial_values(strategy, loop.variables)
-    result = simulate(program, values, [batch] * 5)
-    final = result.values[-1]
-    ```
+    >>> import numpy as np
+    >>> import tensorflow as tf
+    >>> from luna_tf.interop.tpu.lowering import lower
+    >>> from luna_tf.interop.tpu.replica_program import trace
+    >>> from luna_tf.interop.tpu.tracing import tracing_strategy
+    >>> strategy = tracing_strategy(4)
+    >>> def step(batch):
+    ...     context = tf.distribute.get_replica_context()
+    ...     part = tf.reduce_sum(batch["x"])
+    ...     return context.all_reduce(tf.distribute.ReduceOp.SUM, part)
+    >>> program = trace(strategy, step, {"x": tf.TensorSpec((8, 3))}, [])
+    >>> batches = [{"x": np.ones((4, 8, 3), np.float32)}] * 5
+    >>> result = simulate(lower(program), [], batches)  # doctest: +SKIP
+    >>> result.outputs[-1][0]  # doctest: +SKIP
+    array([96., 96., 96., 96.], dtype=float32)
     """
     processes.require("jax")
     _check(program, values, batches)

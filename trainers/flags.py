@@ -48,6 +48,7 @@ class Program:
             `--task=text`, `--config=paper` stands for `text_paper` if there
             is such a recipe, and `text_small` is the default; `small` alone
             is `default`.
+        modes: further values of `--mode`, and what they do.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Program:
     model_dir: str
     machine: type[Machine] = Machine
     variant: str | None = None
+    modes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,11 +94,12 @@ def define_flags(program: Program, flag_values: flags.FlagValues) -> None:
         f"[{program.model_dir.format((program.variant or '').upper())}]",
         flag_values=flag_values,
     )
-    modes = ", ".join(f"{name} ({does})" for name, does in MODES.items())
+    known = {**MODES, **program.modes}
+    modes = ", ".join(f"{name} ({does})" for name, does in known.items())
     flags.DEFINE_enum(
         "mode",
         "train_and_evaluate",
-        list(MODES),
+        list(known),
         f"What to do: {modes}. [train_and_evaluate]",
         flag_values=flag_values,
     )

@@ -9,8 +9,6 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from absl import app
-
 from luna_tf.training import files, recipes
 from luna_tf.training.recipes import RecipeError
 
@@ -59,11 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     ):
         if words[1:2] == [name]:
             sys.exit(command(words[2:]))
-    app.run(
-        functools.partial(session.run_program, PROGRAM.name, run),
-        argv=argv,
-        flags_parser=functools.partial(flags.parse, PROGRAM),
-    )
+    session.launch(PROGRAM, run, argv)
 
 
 def run(command: flags.Command) -> int:
@@ -254,7 +248,12 @@ def _input_arguments(recipe: LRARecipe) -> dict[str, Any]:
             "input_type": "values",
         }
     ids = lra_data.token_ids(recipe)
-    return {"vocabulary_size": ids.size, "padding_id": ids.padding_id}
+    return {
+        "vocabulary_size": ids.size,
+        "padding_id": ids.padding_id,
+        # Or a pixel's position would depend on which others are black.
+        "positions_skip_padding": not recipe.black_is_padding,
+    }
 
 
 def make_trainer(

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import sys
 import time
 
-from absl import flags as absl_flags
-
-from luna_tf.training import recipes
 from luna_tf.training.recipes import RecipeError, setting
 
-from . import flags
+from . import flags, one_shot
 
 NAME = "luna-lra generate"
 HELP = """\
@@ -68,33 +64,7 @@ def main(argv: list[str]) -> int:
         Exit status: 0; 1 when files cannot be written; 2 for what the user
         can put right; 130 after an interrupt.
     """
-    if any(word in flags.HELP for word in argv):
-        shown = GenerateFlags(output_dir="required")
-        print(
-            HELP, *flags.field_help(GenerateFlags, shown, "default"), sep="\n"
-        )
-        return 0
-    values = absl_flags.FlagValues()
-    recipes.define_flags(GenerateFlags, values)
-    try:
-        rest = values([NAME, *argv])[1:]
-        if rest:
-            raise RecipeError(
-                f"unexpected argument {rest[0]!r}. Flags look like "
-                "--name=value."
-            )
-        given = recipes.given_flags(GenerateFlags, values)
-        write(recipes.build(GenerateFlags, given, "flags"))
-    except (absl_flags.Error, ValueError) as error:
-        print(f"{NAME}: {error}\nTry {NAME} --help.", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"{NAME}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"\n{NAME}: interrupted. The same command goes on.")
-        return 130
-    return 0
+    return one_shot.run(NAME, HELP, GenerateFlags, argv, write)
 
 
 def write(given: GenerateFlags) -> None:

@@ -26,6 +26,10 @@ def make_schedule(recipe: Any) -> Any:
         return schedules.CosineWithWarmup(
             recipe.learning_rate, recipe.train_steps, recipe.warmup_steps
         )
+    if recipe.schedule == "polynomial":
+        return schedules.Polynomial(
+            recipe.learning_rate, recipe.train_steps, recipe.warmup_steps
+        )
     warmup = recipe.warmup_steps, recipe.initial_learning_rate
     if recipe.schedule == "milestone":
         return schedules.Milestones(
@@ -42,7 +46,8 @@ def make_optimizer(recipe: Any, precision: str) -> keras.optimizers.Optimizer:
 
     Args:
         recipe: for `make_schedule`; has `weight_decay`, `beta_1`, `beta_2`,
-            `epsilon` and `clip_norm` too.
+            `epsilon` and `clip_norm` too. Where `decay_norms_and_biases` is
+            False, weight decay leaves these alone.
         precision: number format of the layers; float16 needs a scaled loss.
     """
     import keras
@@ -55,6 +60,11 @@ def make_optimizer(recipe: Any, precision: str) -> keras.optimizers.Optimizer:
         epsilon=recipe.epsilon,
         global_clipnorm=recipe.clip_norm or None,
     )
+    if not getattr(recipe, "decay_norms_and_biases", True):
+        # By names as Keras or as TensorFlow has them.
+        optimizer.exclude_from_weight_decay(
+            var_names=[r"(^|/)(gamma|beta|bias|output_bias)(:\d+)?$"]
+        )
     if precision == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer

@@ -24,6 +24,18 @@ def check_recipe(recipe: Any) -> None:
                 f"{name}={heads} is not possible: allowed is a divisor of "
                 f"hidden_dim={recipe.hidden_dim}."
             )
+    check_schedule(recipe)
+
+
+def check_schedule(recipe: Any) -> None:
+    """Refuses warm-up that cannot be.
+
+    Args:
+        recipe: has the fields of a schedule.
+
+    Raises:
+        RecipeError: naming the field, its value and what is allowed.
+    """
     if recipe.warmup_steps > recipe.train_steps:
         raise RecipeError(
             f"warmup_steps={recipe.warmup_steps} is not possible: allowed "

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import os
+import resource
 import signal
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from absl import app
 from absl import flags as absl_flags
 from absl import logging as absl_logging
 
@@ -26,7 +31,12 @@ if TYPE_CHECKING:
         TrainingLog,
         TrainingResult,
     )
-    from luna_tf.training.sources import IndexableSource, IndexedSource, Source
+    from luna_tf.training.sources import (
+        IndexableSource,
+        IndexedSource,
+        Source,
+        StreamSource,
+    )
     from luna_tf.training.strategy import Placement
     from luna_tf.training.trainer import Trainer
 
@@ -46,7 +56,29 @@ TRAINING_FILES = {
 # What of a recipe may change when a run goes on: more of the same. None is
 # without a limit.
 _MAY_GROW = ("train_steps", "train_minutes")
+# Metrics that others are computed from.
+_NOT_SHOWN = ("bytes",)
 INPUT_BENCHMARK_SECONDS = 10.0
+
+
+def launch(
+    program: flags.Program,
+    run: Callable[[flags.Command], int],
+    argv: list[str] | None,
+) -> None:
+    """Runs a trainer's command line; ends the process with its status.
+
+    Args:
+        program: the trainer.
+        run: see `run_program`.
+        argv: command and arguments, `sys.argv` when None.
+    """
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    app.run(
+        functools.partial(run_program, program.name, run),
+        argv=argv,
+        flags_parser=functools.partial(flags.parse, program),
+    )
 
 
 def run_program(
@@ -245,6 +277,38 @@ def check_trained(folder: str) -> None:
         )
 
 
+def read_weights(network: Any, folder: str, name: str = BEST_WEIGHTS) -> str:
+    """Reads weights that a run left.
+
+    Args:
+        network: made by the same recipe; it gets them.
+        folder: the model_dir.
+        name: of the file.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        RecipeError: the weights are those of another model.
+    """
+    path = files.join(folder, name)
+    try:
+        with warnings.catch_warnings():
+            # Keras only warns of some weights that it does not find.
+            warnings.simplefilter("error", UserWarning)
+            files.read_by(path, network.load_weights)
+    except (OSError, ValueError, UserWarning) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise RecipeError(f"{path} does not fit the recipe: {first}") from error
+    return path
+
+
+def peak_memory_mib() -> float:
+    """Largest memory of this process so far, in MiB."""
+    # Linux counts in KiB.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def precision_of(recipe: Any, placement: Placement) -> str:
     """The number format of the layers, "auto" resolved.
 
@@ -296,7 +360,7 @@ def train(
     source: Source,
     validation: IndexableSource,
     draw: Callable[[dict[str, list[float]]], Any],
-    measure: Callable[[], dict[str, float]] | None = None,
+    measure: Callable[[Evaluation], dict[str, float]] | None = None,
     minutes: float | None = None,
     keep_validated: int = 0,
 ) -> TrainingResult:
@@ -310,7 +374,7 @@ def train(
         source: what to train on.
         validation: what to choose the best weights by.
         draw: given the history, returns a figure of the curves.
-        measure: called at validations, gives further metrics by name.
+        measure: of the result of a validation, gives further metrics by name.
         minutes: of training steps after which to stop, or None.
         keep_validated: of the checkpoints at multiples of `eval_every`, keep
             so many of the newest, however few the command keeps.
@@ -352,7 +416,7 @@ def train(
         )
 
     def on_evaluation(step: int, result: Evaluation, is_best: bool) -> None:
-        values = {**result.metrics, **(measure() if measure else {})}
+        values = {**result.metrics, **(measure(result) if measure else {})}
         if chief:
             log.add("validation", step, {"loss": result.loss, **values})
             if is_best:
@@ -442,8 +506,9 @@ def _metric_texts(metrics: Mapping[str, float]) -> list[str]:
     return [
         f"accuracy {100 * value:.1f} %"
         if name == "accuracy"
-        else f"{name} {value:.4g}"
+        else f"{name.replace('_', ' ')} {value:.4g}"
         for name, value in metrics.items()
+        if name not in _NOT_SHOWN
     ]
 
 
@@ -453,7 +518,12 @@ def _keep_batch(trainer: Trainer, source: Any, error: Any, folder: str) -> None:
 
     if error.indices is None:
         return
-    batch = source.gather(error.indices)
+    positions = error.step * len(error.indices) + np.arange(len(error.indices))
+    batch = (
+        source.gather(error.indices)
+        if hasattr(source, "sources")
+        else source.batch(error.indices, positions)
+    )
     arrays: dict[str, Any] = {
         name: np.asarray(tensor) for name, tensor in batch.items()
     }
@@ -482,7 +552,9 @@ def stopped_status(result: TrainingResult) -> int:
 
 
 def input_benchmark(
-    trainer: Trainer, source: IndexedSource, batch_size: int | None = None
+    trainer: Trainer,
+    source: IndexedSource | StreamSource,
+    batch_size: int | None = None,
 ) -> str:
     """Measures how fast batches come when nothing uses them.
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import functools
-import os
 import time
 from typing import TYPE_CHECKING, Any
-
-from absl import app
 
 from luna_tf.training import files, recipes
 from luna_tf.training.recipes import RecipeError
@@ -31,7 +28,7 @@ if TYPE_CHECKING:
 
     from luna_tf.data.parallel import Shape, Vocabulary
     from luna_tf.training.loop import Loop
-    from luna_tf.training.records import TrainingResult
+    from luna_tf.training.records import Evaluation, TrainingResult
     from luna_tf.training.sources import BucketedSource
     from luna_tf.training.strategy import Placement
     from luna_tf.training.trainer import Trainer
@@ -42,12 +39,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> None:
     """Console entry of `luna-translate`; ends the process with its status."""
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    app.run(
-        functools.partial(session.run_program, PROGRAM.name, run),
-        argv=argv,
-        flags_parser=functools.partial(flags.parse, PROGRAM),
-    )
+    session.launch(PROGRAM, run, argv)
 
 
 def run(command: flags.Command) -> int:
@@ -346,7 +338,7 @@ def _bleu_measure(
     part = tokens["validation"].first(recipe.validation_bleu_pairs)
     translator = _translator(trainer, recipe, placement, vocabulary, 1)
 
-    def measure() -> dict[str, float]:
+    def measure(_: Evaluation) -> dict[str, float]:
         found = translator(part.source)
         hypotheses = [t.texts[0] for t in found]
         return {"bleu": corpus_scores(hypotheses, part.pairs.targets)["bleu"]}

@@ -38,10 +38,20 @@ class Translator:
 
     Example:
 
-    ```python
-    translator = Translator(network, vocabulary, strategy, max_length=64)
-    translator(vocabulary.encode(["Good morning."]))[0].texts[0]
-    ```
+    >>> import tensorflow as tf
+    >>> from luna_tf.data import parallel
+    >>> from luna_tf.models import LunaSeq2SeqBackbone, LunaSeq2SeqLM
+    >>> pairs = parallel.read_tsv(parallel.sample_path(), "en", "es")
+    >>> proto = parallel.train_vocabulary(pairs.sources[:300], size=400)
+    >>> vocabulary = parallel.Vocabulary(proto)
+    >>> network = LunaSeq2SeqLM(LunaSeq2SeqBackbone(
+    ...     vocabulary_size=400, num_layers=1, num_heads=2, hidden_dim=8,
+    ...     intermediate_dim=16, packed_length=4))
+    >>> strategy = tf.distribute.get_strategy()
+    >>> translator = Translator(network, vocabulary, strategy, max_length=16)
+    >>> [found] = translator(vocabulary.encode(["Good morning."]))
+    >>> len(found.texts), len(found.scores)
+    (1, 1)
     """
 
     def __init__(

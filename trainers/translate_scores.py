@@ -25,9 +25,12 @@ def corpus_scores(
 
     Example:
 
-    ```python
-    corpus_scores(["Buenos días."], ["Buenos días."])["bleu"]
-    ```
+    >>> scores = corpus_scores(
+    ...     ["Buenos días a todos los amigos."],
+    ...     ["Buenos días a todos ustedes, amigos."],
+    ... )
+    >>> round(scores["bleu"], 1), round(scores["chrf"], 1)
+    (42.4, 65.5)
     """
     if not hypotheses or len(hypotheses) != len(references):
         raise ValueError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from typing import TYPE_CHECKING
 
 from luna_tf.training import files, recipes
@@ -44,17 +43,10 @@ def read(network: keras.Model, folder: str) -> Weights:
     Raises:
         RecipeError: the weights are those of another model.
     """
-    path = files.join(folder, MEAN_WEIGHTS)
-    if not files.exists(path):
-        path = files.join(folder, session.BEST_WEIGHTS)
-    try:
-        with warnings.catch_warnings():
-            # Keras only warns of some weights that it does not find.
-            warnings.simplefilter("error", UserWarning)
-            files.read_by(path, network.load_weights)
-    except (OSError, ValueError, UserWarning) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise RecipeError(f"{path} does not fit the recipe: {first}") from error
+    name = MEAN_WEIGHTS
+    if not files.exists(files.join(folder, name)):
+        name = session.BEST_WEIGHTS
+    path = session.read_weights(network, folder, name)
     return Weights(f"read from {path}")
 
 

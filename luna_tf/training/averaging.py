@@ -36,9 +36,14 @@ def last_steps(folder: str, count: int, every: int = 1) -> list[int]:
 
     Example:
 
-    ```python
-    steps = last_steps("run/checkpoints", 5, every=1000)
-    ```
+    >>> import tensorflow as tf
+    >>> from luna_tf.training.checkpoints import Checkpoints
+    >>> state = {"step": tf.Variable(0)}
+    >>> checkpoints = Checkpoints("run", state, keep=9)
+    >>> for step in (1000, 1500, 2000, 2300):
+    ...     checkpoints.save(step, notes={})
+    >>> last_steps("run", 2), last_steps("run", 3, every=1000)
+    ([2000, 2300], [1000, 2000, 2300])
     """
     for name, value in (("count", count), ("every", every)):
         if value < 1:
@@ -75,10 +80,17 @@ def average_checkpoints(
 
     Example:
 
-    ```python
-    folder = "run/checkpoints"
-    average_checkpoints(model, folder, last_steps(folder, 5))
-    ```
+    >>> import keras
+    >>> from luna_tf.training.checkpoints import Checkpoints
+    >>> model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
+    >>> checkpoints = Checkpoints("run/checkpoints", {"model": model})
+    >>> for step in (10, 20, 30):
+    ...     _ = model.layers[0].bias.assign([step])
+    ...     checkpoints.save(step, notes={})
+    >>> steps = last_steps("run/checkpoints", 2)
+    >>> average_checkpoints(model, "run/checkpoints", steps)
+    >>> model.layers[0].bias.numpy()
+    array([25.], dtype=float32)
     """
     if not steps:
         raise ValueError(f"steps must name a checkpoint. Received: {steps}")

@@ -78,13 +78,14 @@ class Checkpoints:
 
     Example:
 
-    ```python
-    checkpoints = Checkpoints(
-        "run/checkpoints", {"model": model, "optimizer": optimizer}
-    )
-    checkpoints.save(100, {"best_accuracy": 0.5})
-    restored = checkpoints.restore()
-    ```
+    >>> import tensorflow as tf
+    >>> weight = tf.Variable(1.0)
+    >>> checkpoints = Checkpoints("run/checkpoints", {"weight": weight})
+    >>> checkpoints.save(100, {"best_accuracy": 0.5})
+    >>> _ = weight.assign(7.0)
+    >>> restored = checkpoints.restore()
+    >>> restored.step, restored.notes, float(weight)
+    (100, {'best_accuracy': 0.5}, 1.0)
     """
 
     def __init__(

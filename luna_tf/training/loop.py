@@ -84,16 +84,23 @@ class Loop:
 
     Example:
 
-    ```python
-    strategy = tf.distribute.MirroredStrategy()
-    with strategy.scope():
-        model = make_model()
-        optimizer = keras.optimizers.AdamW(1e-3, global_clipnorm=1.0)
-    loop = Loop(Classification(model), optimizer, strategy)
-    loop.build(batch_of_one_replica)
-    loop.run_steps(iter(distributed_dataset), 100)
-    print(loop.take_measurements().loss)
-    ```
+    >>> import keras
+    >>> import tensorflow as tf
+    >>> from luna_tf.training.tasks import Classification
+    >>> strategy = tf.distribute.OneDeviceStrategy("CPU:0")
+    >>> with strategy.scope():
+    ...     model = keras.Sequential([keras.layers.Dense(2)])
+    ...     optimizer = keras.optimizers.AdamW(1e-3, global_clipnorm=1.0)
+    >>> task = Classification(model, padding_id=None, input_name="pixels")
+    >>> loop = Loop(task, optimizer, strategy, jit_compile=False)
+    >>> batch = {"pixels": tf.ones([8, 3]), "labels": tf.ones([8], tf.int32)}
+    >>> batch["example_weights"] = tf.ones([8])
+    >>> loop.build(batch)
+    >>> data = tf.data.Dataset.from_tensors(batch).repeat()
+    >>> batches = iter(strategy.experimental_distribute_dataset(data))
+    >>> loop.run_steps(batches, tf.constant(100, tf.int64))
+    >>> int(loop.step), loop.take_measurements().weight
+    (100, 800.0)
     """
 
     def __init__(

@@ -27,10 +27,13 @@ class Predictor:
 
     Example:
 
-    ```python
-    predict = Predictor(lambda batch: model(batch["token_ids"]))
-    logits = predict(source, batch_size=64)
-    ```
+    >>> import tensorflow as tf
+    >>> from luna_tf.training.sources import IndexedSource
+    >>> ids = tf.constant([[1, 2], [3, 4], [5, 6]])
+    >>> source = IndexedSource(3, lambda i: {"token_ids": tf.gather(ids, i)})
+    >>> predict = Predictor(lambda batch: tf.reduce_sum(batch["token_ids"], 1))
+    >>> predict(source, batch_size=2)
+    array([ 3,  7, 11], dtype=int32)
     """
 
     def __init__(

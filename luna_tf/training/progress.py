@@ -43,11 +43,12 @@ class ProgressBar:
 
     Example:
 
-    ```python
-    with ProgressBar(1000, "train") as bar:
-        for step in range(1, 1001):
-            bar.update(step, "loss 1.234")
-    ```
+    >>> import sys
+    >>> with ProgressBar(1000, "train", sys.stdout) as bar:
+    ...     for step in range(1, 1001):
+    ...         bar.update(step, "loss 1.234")
+    train  1/1,000  0 %  loss 1.234  ETA --
+    train  1,000/1,000  100 %  loss 1.234
     """
 
     _WIDTH = 24
@@ -146,11 +147,13 @@ class RunLog:
 
     Example:
 
-    ```python
-    with RunLog("runs/first") as log:
-        log.add("train", 50, {"loss": 2.1, "accuracy": 0.25})
-        log.add("validation", 50, {"loss": 2.0, "accuracy": 0.28})
-    ```
+    >>> import pathlib
+    >>> with RunLog("runs/first") as log:
+    ...     log.add("train", 50, {"loss": 2.1, "accuracy": 0.25})
+    ...     log.add("validation", 50, {"loss": 2.0})
+    >>> print(pathlib.Path("runs/first/history.csv").read_text().strip())
+    step,train_accuracy,train_loss,validation_loss
+    50,0.25,2.1,2.0
     """
 
     def __init__(self, folder: str | os.PathLike) -> None:

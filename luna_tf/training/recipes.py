@@ -194,9 +194,16 @@ def build(
 
     Example:
 
-    ```python
-    recipe = build(Recipe, {"num_layers": 2}, origin="my.yaml")
-    ```
+    >>> import dataclasses
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Recipe:
+    ...     num_layers: int = setting("Blocks.", group="model", minimum=1)
+    >>> build(Recipe, {"num_layers": "2"}, origin="my.yaml")
+    Recipe(num_layers=2)
+    >>> build(Recipe, {"layers": 2}, origin="my.yaml")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    luna_tf.training.recipes.RecipeError: my.yaml: unknown field `layers`. ...
     """
     fields = {f.name: f for f in dataclasses.fields(typing.cast(Any, schema))}
     for name in values:

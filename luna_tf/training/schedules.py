@@ -36,10 +36,11 @@ class InverseSquareRoot(keras.optimizers.schedules.LearningRateSchedule):
 
     Example:
 
-    ```python
-    schedule = InverseSquareRoot(1e-4, warmup_steps=1000)
-    optimizer = keras.optimizers.AdamW(schedule)
-    ```
+    >>> import keras
+    >>> schedule = InverseSquareRoot(1e-4, warmup_steps=1000)
+    >>> optimizer = keras.optimizers.AdamW(schedule)
+    >>> [f"{float(schedule(step)):.1e}" for step in (0, 500, 1000, 4000)]
+    ['1.0e-07', '5.0e-05', '1.0e-04', '5.0e-05']
     """
 
     def __init__(
@@ -106,10 +107,11 @@ class Milestones(keras.optimizers.schedules.LearningRateSchedule):
 
     Example:
 
-    ```python
-    schedule = Milestones(0.1, [300_000, 450_000], 0.1, warmup_steps=1000)
-    optimizer = keras.optimizers.SGD(schedule)
-    ```
+    >>> import keras
+    >>> schedule = Milestones(0.1, [300_000, 450_000], 0.1, warmup_steps=1000)
+    >>> optimizer = keras.optimizers.SGD(schedule)
+    >>> [f"{float(schedule(step)):.1e}" for step in (500, 1000, 300_000)]
+    ['5.0e-02', '1.0e-01', '1.0e-02']
     """
 
     def __init__(
@@ -196,10 +198,11 @@ class CosineWithWarmup(keras.optimizers.schedules.LearningRateSchedule):
 
     Example:
 
-    ```python
-    schedule = CosineWithWarmup(1e-3, train_steps=2000, warmup_steps=100)
-    optimizer = keras.optimizers.AdamW(schedule)
-    ```
+    >>> import keras
+    >>> schedule = CosineWithWarmup(1e-3, train_steps=2000, warmup_steps=100)
+    >>> optimizer = keras.optimizers.AdamW(schedule)
+    >>> [f"{float(schedule(step)):.1e}" for step in (0, 99, 1050, 2000)]
+    ['1.0e-05', '1.0e-03', '5.0e-04', '0.0e+00']
     """
 
     def __init__(
@@ -249,6 +252,82 @@ class CosineWithWarmup(keras.optimizers.schedules.LearningRateSchedule):
             "train_steps": self.train_steps,
             "warmup_steps": self.warmup_steps,
             "final_fraction": self.final_fraction,
+            "name": self.name,
+        }
+
+
+@keras.saving.register_keras_serializable(package="luna_tf")
+class Polynomial(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up, then a power of the share of training that is left.
+
+    With `u` updates done, the next one is made at
+
+        u · learning_rate / warmup_steps                         (u <= warmup)
+        learning_rate · (1 - (u - warmup) / (train - warmup)) ** power
+
+    as in fairseq, whose recipes for GLUE use it with a power of 1.
+
+    Args:
+        learning_rate: peak of the schedule, reached at `u = warmup_steps`.
+        train_steps: updates of the whole training, warm-up included; the rate
+            is 0 from then on.
+        warmup_steps: updates of linear growth, 0 for none.
+        power: 1 is a straight line.
+        name: name of the schedule.
+
+    Raises:
+        ValueError: when an argument is out of range.
+
+    Example:
+
+    >>> import keras
+    >>> schedule = Polynomial(1e-4, train_steps=20_000, warmup_steps=1_000)
+    >>> optimizer = keras.optimizers.AdamW(schedule)
+    >>> [f"{float(schedule(step)):.1e}" for step in (500, 1000, 10_500, 20_000)]
+    ['5.0e-05', '1.0e-04', '5.0e-05', '0.0e+00']
+    """
+
+    def __init__(
+        self,
+        learning_rate: float,
+        train_steps: int,
+        warmup_steps: int = 0,
+        power: float = 1.0,
+        name: str = "polynomial",
+    ) -> None:
+        super().__init__()
+        _check_positive("learning_rate", learning_rate)
+        _check_positive("power", power)
+        if train_steps < 1:
+            raise ValueError(
+                f"`train_steps` must be at least 1. Received: {train_steps}"
+            )
+        if not 0 <= warmup_steps <= train_steps:
+            raise ValueError(
+                "`warmup_steps` must lie between 0 and `train_steps` "
+                f"({train_steps}). Received: {warmup_steps}"
+            )
+        self.learning_rate = learning_rate
+        self.train_steps = train_steps
+        self.warmup_steps = warmup_steps
+        self.power = power
+        self.name = name
+
+    def __call__(self, step: Any) -> Any:
+        done = ops.cast(step, "float32")
+        growing = done / max(self.warmup_steps, 1)
+        falling_steps = max(self.train_steps - self.warmup_steps, 1)
+        progress = (done - self.warmup_steps) / falling_steps
+        falling = (1.0 - ops.clip(progress, 0.0, 1.0)) ** self.power
+        factor = ops.where(done < self.warmup_steps, growing, falling)
+        return self.learning_rate * factor
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "learning_rate": self.learning_rate,
+            "train_steps": self.train_steps,
+            "warmup_steps": self.warmup_steps,
+            "power": self.power,
             "name": self.name,
         }
 

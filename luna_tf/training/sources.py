@@ -52,26 +52,49 @@ class IndexedSource:
         gather: maps int64 indices `(rows,)` to a dictionary of tensors
             `(rows, ...)` by TensorFlow operations, with static shapes. Never
             called with another number of rows than the batch per replica.
+        augment: changes a batch at random: maps what `gather` returned and
+            int64 positions `(rows,)`, the rows' places in the endless sequence
+            of epochs, to another dictionary. It must be a function of its
+            arguments, or a resumed run would differ. Evaluation gives the
+            indices as positions, so that it is the same each time.
 
     Raises:
         ValueError: `size` is below 1.
 
     Example:
 
-    ```python
-    source = IndexedSource(
-        len(labels),
-        lambda i: {"token_ids": tf.gather(ids, i), "labels": ...},
-    )
-    ```
+    >>> import tensorflow as tf
+    >>> ids, labels = tf.constant([[1, 2], [3, 4]]), tf.constant([0, 1])
+    >>> def gather(i):
+    ...     rows, answers = tf.gather(ids, i), tf.gather(labels, i)
+    ...     return {"token_ids": rows, "labels": answers}
+    >>> source = IndexedSource(len(labels), gather)
+    >>> source.gather(tf.constant([1], tf.int64))["token_ids"].numpy()
+    array([[3, 4]], dtype=int32)
     """
 
     size: int
     gather: Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
+    augment: (
+        Callable[[Mapping[str, tf.Tensor], tf.Tensor], Mapping[str, tf.Tensor]]
+        | None
+    ) = None
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"size must be at least 1. Received: {self.size}")
+
+    def batch(
+        self, indices: tf.Tensor, positions: tf.Tensor
+    ) -> Mapping[str, tf.Tensor]:
+        """Reads examples as they are at places in training.
+
+        Args:
+            indices: int64 `(rows,)`.
+            positions: int64 `(rows,)`, see `augment`.
+        """
+        found = self.gather(indices)
+        return found if self.augment is None else self.augment(found, positions)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,17 +111,17 @@ class StreamSource:
 
     Example:
 
-    ```python
-    def make_dataset(share):
-        files = tf.data.Dataset.list_files("train-*.tfrecord", seed=0)
-        worker = share.first_replica // share.local_replicas
-        workers = share.num_replicas // share.local_replicas
-        files = files.shard(workers, worker)
-        data = tf.data.TFRecordDataset(files).repeat().map(parse)
-        return data.shuffle(10_000, seed=0).batch(share.rows, True)
-
-    source = StreamSource(make_dataset)
-    ```
+    >>> import tensorflow as tf
+    >>> def make_dataset(share):
+    ...     worker = share.first_replica // share.local_replicas
+    ...     workers = share.num_replicas // share.local_replicas
+    ...     rows = tf.data.Dataset.range(100).shard(workers, worker).repeat()
+    ...     rows = rows.shuffle(50, seed=0).batch(share.rows, True)
+    ...     return rows.map(lambda row: {"token_ids": row[:, None]})
+    >>> source = StreamSource(make_dataset)
+    >>> share = Share(batch_size=16, num_replicas=4, local_replicas=2)
+    >>> source.make_dataset(share).element_spec["token_ids"].shape
+    TensorShape([4, 1])
     """
 
     make_dataset: Callable[[Share], tf.data.Dataset]
@@ -123,15 +146,15 @@ class BucketedSource:
 
     Example:
 
-    ```python
-    source = BucketedSource(
-        [
-            IndexedSource(len(b.indices), gather(source, target, b))
-            for b in filled.buckets
-        ],
-        [b.shape.rows for b in filled.buckets],
-    )
-    ```
+    >>> import tensorflow as tf
+    >>> short, long = tf.zeros([100, 8], tf.int32), tf.zeros([20, 32], tf.int32)
+    >>> sources = [
+    ...     IndexedSource(100, lambda i: {"token_ids": tf.gather(short, i)}),
+    ...     IndexedSource(20, lambda i: {"token_ids": tf.gather(long, i)}),
+    ... ]
+    >>> source = BucketedSource(sources, batch_sizes=[16, 4])
+    >>> source.size, source.offsets
+    (120, [0, 100])
     """
 
     sources: Sequence[IndexedSource]
@@ -208,11 +231,14 @@ class BlockOrder:
 
     Example:
 
-    ```python
-    order = BlockOrder(source, steps_per_loop=50, seed=0)
-    bucket = order.bucket(step=120)  # that of block 2
-    steps_so_far = order.steps(step=120)[bucket]
-    ```
+    >>> import tensorflow as tf
+    >>> sources = [IndexedSource(size, tf.identity) for size in (100, 20)]
+    >>> source = BucketedSource(sources, batch_sizes=[16, 4])
+    >>> order = BlockOrder(source, steps_per_loop=50, seed=0)
+    >>> order.bucket(step=120)  # that of block 2
+    0
+    >>> order.steps(step=120)
+    array([70, 50])
     """
 
     def __init__(
@@ -351,10 +377,10 @@ def training_dataset(
     """
 
     def load(element: tf.Tensor) -> dict[str, tf.Tensor]:
-        indices = shuffled_indices(
-            _positions(element, share), source.size, seed
-        )
-        return _weighted(source.gather(indices), tf.ones([share.rows]))
+        positions = _positions(element, share)
+        indices = shuffled_indices(positions, source.size, seed)
+        batch = source.batch(indices, positions)
+        return _weighted(batch, tf.ones([share.rows]))
 
     elements = tf.data.Dataset.range(
         first_step * share.local_replicas, last_step * share.local_replicas
@@ -389,7 +415,7 @@ def evaluation_dataset(source: IndexedSource, share: Share) -> tf.data.Dataset:
         positions = _positions(element, share)
         indices = tf.minimum(positions, source.size - 1)
         real = tf.cast(positions < source.size, tf.float32)
-        return _weighted(source.gather(indices), real)
+        return _weighted(source.batch(indices, indices), real)
 
     steps = evaluation_steps(source, share.batch_size)
     dataset = tf.data.Dataset.range(steps * share.local_replicas).map(

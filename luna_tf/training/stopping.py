@@ -24,11 +24,15 @@ class StopSignals:
 
     Example:
 
-    ```python
-    with StopSignals() as stop:
-        while stop.received is None:
-            work()
-    ```
+    >>> import signal
+    >>> with StopSignals() as stop:
+    ...     for step in range(1000):
+    ...         if stop.received is not None:
+    ...             break
+    ...         if step == 2:  # meanwhile, somebody
+    ...             signal.raise_signal(signal.SIGTERM)
+    >>> step, stop.received.name
+    (3, 'SIGTERM')
     """
 
     def __init__(self) -> None:

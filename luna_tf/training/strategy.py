@@ -241,12 +241,12 @@ def choose_strategy(
 
     Example:
 
-    ```python
-    placement = choose_strategy()
-    print(placement.reason)
-    with placement.strategy.scope():
-        model = make_model()
-    ```
+    >>> import keras
+    >>> placement = choose_strategy("one_device", environ={})
+    >>> with placement.strategy.scope():
+    ...     model = keras.Sequential([keras.layers.Dense(2)])
+    >>> placement.name, placement.strategy.num_replicas_in_sync
+    ('one_device', 1)
     """
     if name not in CHOICES:
         raise StrategyError(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 Batch = Mapping[str, tf.Tensor]
@@ -87,9 +88,15 @@ class Classification:
 
     Example:
 
-    ```python
-    loop = Loop(Classification(model), keras.optimizers.AdamW(1e-3))
-    ```
+    >>> import keras
+    >>> import tensorflow as tf
+    >>> dense = keras.layers.Dense(2, kernel_initializer="zeros")
+    >>> task = Classification(keras.Sequential([dense]), None, "pixels")
+    >>> batch = {"pixels": tf.ones([8, 3]), "labels": tf.ones([8], tf.int32)}
+    >>> batch["example_weights"] = tf.ones([8])
+    >>> scores = task(batch, training=False)
+    >>> float(scores.tokens), scores.losses.numpy()[:3].round(3)
+    (24.0, array([0.693, 0.693, 0.693], dtype=float32))
     """
 
     metrics: tuple[str, ...] = ("accuracy",)
@@ -106,12 +113,68 @@ class Classification:
 
     def __call__(self, batch: Batch, training: bool) -> Scores:
         inputs = batch[self.input_name]
-        logits = self.model(inputs, training=training)
+        logits = self._outputs(inputs, training)
         losses, hits, predictions = _cross_entropy(batch["labels"], logits)
         return Scores(
             losses=losses,
             weights=batch["example_weights"],
             metrics={"accuracy": hits},
+            tokens=_count_tokens(inputs, self.padding_id),
+            predictions=predictions,
+        )
+
+    def _outputs(self, inputs: tf.Tensor, training: bool) -> tf.Tensor:
+        return self.model(inputs, training=training)
+
+
+class TextClassification(Classification):
+    """`Classification` by a model that takes a padding mask too.
+
+    Args:
+        model: maps `{"token_ids": …, "padding_mask": …}` to logits
+            `(batch, classes)`, as KerasHub's text classifiers do.
+        padding_id: id that fills rows.
+    """
+
+    def __init__(self, model: keras.Model, padding_id: int = 0) -> None:
+        super().__init__(model, padding_id)
+
+    def _outputs(self, inputs: tf.Tensor, training: bool) -> tf.Tensor:
+        mask = tf.cast(tf.not_equal(inputs, self.padding_id), tf.int32)
+        return self.model(
+            {"token_ids": inputs, "padding_mask": mask}, training=training
+        )
+
+
+class TextRegression:
+    """One number per text: squared error, and the absolute one as metric.
+
+    Batches hold `token_ids`, int32 `(batch, length)`, and `labels`, float32
+    `(batch,)`.
+
+    Args:
+        model: maps `{"token_ids": …, "padding_mask": …}` to `(batch, 1)`.
+        padding_id: id that fills rows.
+    """
+
+    metrics: tuple[str, ...] = ("absolute_error",)
+
+    def __init__(self, model: keras.Model, padding_id: int = 0) -> None:
+        self.model = model
+        self.padding_id = padding_id
+
+    def __call__(self, batch: Batch, training: bool) -> Scores:
+        inputs = batch["token_ids"]
+        mask = tf.cast(tf.not_equal(inputs, self.padding_id), tf.int32)
+        outputs = self.model(
+            {"token_ids": inputs, "padding_mask": mask}, training=training
+        )
+        predictions = tf.cast(outputs[:, 0], tf.float32)
+        errors = predictions - batch["labels"]
+        return Scores(
+            losses=tf.square(errors),
+            weights=batch["example_weights"],
+            metrics={"absolute_error": tf.abs(errors)},
             tokens=_count_tokens(inputs, self.padding_id),
             predictions=predictions,
         )
@@ -127,29 +190,72 @@ class MaskedTokens:
     replicas' means.
 
     Args:
-        model: maps `{"token_ids": …, "mask_positions": …}` to logits
-            `(batch, masks, vocabulary)`, as KerasHub's masked language models
-            do.
-        padding_id: token that is not counted in tokens per second.
+        model: maps `{"token_ids": …, "padding_mask": …, "mask_positions": …}`
+            to logits `(batch, masks, vocabulary)`, as KerasHub's masked
+            language models do.
+        padding_id: id that fills rows.
+        token_bytes: int `(vocabulary,)`, bytes of text that each token stands
+            for. With it there is the metric `bytes`, the mean over the hidden
+            tokens: loss / log(2) / bytes is in bits per byte, which compares
+            models of different vocabularies.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> from luna_tf.models import LunaBackbone, LunaByteTokenizer, LunaMaskedLM
+    >>> backbone = LunaBackbone(
+    ...     vocabulary_size=256, num_layers=1, num_heads=2, hidden_dim=8,
+    ...     intermediate_dim=16, packed_length=4)
+    >>> sizes = LunaByteTokenizer().token_bytes()
+    >>> task = MaskedTokens(LunaMaskedLM(backbone), token_bytes=sizes)
+    >>> scores = task({
+    ...     "token_ids": tf.constant([[76, 255, 110, 97]]),
+    ...     "mask_positions": tf.constant([[1]]),
+    ...     "mask_weights": tf.ones([1, 1]),
+    ...     "labels": tf.constant([[117]]),
+    ...     "example_weights": tf.ones([1]),
+    ... }, training=False)
+    >>> tuple(scores.losses.shape), scores.metrics["bytes"].numpy()
+    ((1, 1), array([[1.]], dtype=float32))
     """
 
     metrics: tuple[str, ...] = ("accuracy",)
 
-    def __init__(self, model: keras.Model, padding_id: int = 0) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        padding_id: int = 0,
+        token_bytes: Sequence[int] | None = None,
+    ) -> None:
         self.model = model
         self.padding_id = padding_id
+        self.token_bytes = None
+        if token_bytes is not None:
+            self.metrics = ("accuracy", "bytes")
+            self.token_bytes = np.asarray(token_bytes, np.float32)
 
     def __call__(self, batch: Batch, training: bool) -> Scores:
-        inputs = {k: batch[k] for k in ("token_ids", "mask_positions")}
-        logits = self.model(inputs, training=training)
-        losses, hits, predictions = _cross_entropy(batch["labels"], logits)
+        token_ids, labels = batch["token_ids"], batch["labels"]
+        is_real = tf.not_equal(token_ids, self.padding_id)
+        logits = self.model(
+            {
+                "token_ids": token_ids,
+                "padding_mask": tf.cast(is_real, tf.int32),
+                "mask_positions": batch["mask_positions"],
+            },
+            training=training,
+        )
+        losses, _, hits = smoothed_cross_entropy(labels, logits, 0.0)
         weights = batch["mask_weights"] * batch["example_weights"][:, None]
+        metrics = {"accuracy": hits}
+        if self.token_bytes is not None:
+            metrics["bytes"] = tf.gather(self.token_bytes, labels)
         return Scores(
             losses=losses,
             weights=weights,
-            metrics={"accuracy": hits},
-            tokens=_count_tokens(batch["token_ids"], self.padding_id),
-            predictions=predictions,
+            metrics=metrics,
+            tokens=tf.reduce_sum(tf.cast(is_real, tf.float32)),
+            predictions=tf.argmax(logits, axis=-1, output_type=labels.dtype),
         )
 
 
@@ -178,9 +284,20 @@ class Translation:
 
     Example:
 
-    ```python
-    loop = Loop(Translation(model, 0.1), keras.optimizers.AdamW(1e-3))
-    ```
+    >>> import tensorflow as tf
+    >>> from luna_tf.models import LunaSeq2SeqBackbone, LunaSeq2SeqLM
+    >>> backbone = LunaSeq2SeqBackbone(
+    ...     vocabulary_size=50, num_layers=1, num_heads=2, hidden_dim=8,
+    ...     intermediate_dim=16, packed_length=4)
+    >>> task = Translation(LunaSeq2SeqLM(backbone), label_smoothing=0.1)
+    >>> scores = task({
+    ...     "encoder_token_ids": tf.constant([[5, 6, 2]]),
+    ...     "decoder_token_ids": tf.constant([[2, 7, 1]]),
+    ...     "labels": tf.constant([[7, 2, 1]]),
+    ...     "example_weights": tf.ones([1]),
+    ... }, training=True)
+    >>> scores.weights.numpy()  # none for padding
+    array([[1., 1., 0.]], dtype=float32)
     """
 
     metrics: tuple[str, ...] = ("accuracy", "nll")

@@ -60,11 +60,23 @@ class Trainer:
 
     Example:
 
-    ```python
-    trainer = Trainer(Loop(Classification(model), optimizer), batch_size=64)
-    result = trainer.train(train, Schedule(1000, eval_every=100), validation)
-    print(trainer.evaluate(test).metrics["accuracy"])
-    ```
+    >>> import keras
+    >>> import tensorflow as tf
+    >>> from luna_tf.training.loop import Loop
+    >>> from luna_tf.training.records import Schedule
+    >>> from luna_tf.training.sources import IndexedSource
+    >>> from luna_tf.training.tasks import Classification
+    >>> def gather(i):  # is a number odd?
+    ...     bits = tf.cast(i[:, None] % 2, tf.float32)
+    ...     return {"bits": bits, "labels": i % 2}
+    >>> data = IndexedSource(100, gather)
+    >>> model = keras.Sequential([keras.layers.Dense(2)])
+    >>> task = Classification(model, padding_id=None, input_name="bits")
+    >>> loop = Loop(task, keras.optimizers.AdamW(0.1), jit_compile=False)
+    >>> trainer = Trainer(loop, batch_size=20)
+    >>> result = trainer.train(data, Schedule(100, eval_every=50), data)
+    >>> result.step, trainer.evaluate(data).metrics["accuracy"]
+    (100, 1.0)
     """
 
     def __init__(

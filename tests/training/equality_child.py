@@ -1,6 +1,8 @@
-"""Trains both subjects on the devices of a command line; writes the result.
+"""Trains subjects on the devices of a command line; writes the result.
 
-Usage: python equality_child.py OUT.npz one|mirrored:N|workers
+Usage: python equality_child.py OUT.npz one|mirrored:N|workers RUNS...
+
+A run is `subject/optimizer/accumulation_steps`.
 """
 
 import sys
@@ -87,50 +89,50 @@ def fit(strategy):
     }
 
 
-def main(path, where):
+def train(placement, run):
+    """What five steps and an evaluation give, by name."""
+    subject, optimizer, parts = run.split("/")
+    make_source = subjects.SUBJECTS[subject][1]
+    loop = subjects.make_loop(
+        subject,
+        optimizer,
+        placement.strategy,
+        accumulation_steps=int(parts),
+        jit_compile=False,
+    )
+    trainer = Trainer(loop, BATCH, num_workers=placement.num_workers)
+    source = make_source()
+    trainer.build(source)
+    iterator = trainer.training_iterator(source, 0, STEPS)
+    results = {}
+    losses, norms = [], []
+    for step in range(STEPS):
+        if step == 2 and run == "lra/adamw/1":
+            for v in loop.model.trainable_variables:
+                results[f"two/{v.path}"] = v.numpy()
+        loop.run_steps(iterator, np.int64(1))
+        sums = loop.take_measurements()
+        losses.append(sums.loss)
+        norms.append(sums.gradient_norm)
+    results[f"{run}/losses"] = losses
+    results[f"{run}/norms"] = norms
+    tested = trainer.evaluate(make_source(29, seed=1))
+    results[f"{run}/evaluation"] = [
+        tested.loss,
+        tested.weight,
+        tested.metrics["accuracy"],
+    ]
+    results[f"{run}/predictions"] = tested.predictions
+    for variable in loop.model.trainable_variables:
+        results[f"{run}/weights/{variable.path}"] = variable.numpy()
+    return results
+
+
+def main(path, where, *runs):
     placement = choose(where)
     results = {}
-    small = placement.num_replicas < 8
-    for subject, (_, make_source) in subjects.SUBJECTS.items():
-        for optimizer in ("sgd", "adamw"):
-            # Gradient accumulation once: it costs another tracing.
-            accumulated = (subject, optimizer) == ("masked", "adamw")
-            for parts in (1, 2) if accumulated and small else (1,):
-                loop = subjects.make_loop(
-                    subject,
-                    optimizer,
-                    placement.strategy,
-                    accumulation_steps=parts,
-                    jit_compile=False,
-                )
-                trainer = Trainer(
-                    loop, BATCH, num_workers=placement.num_workers
-                )
-                source = make_source()
-                trainer.build(source)
-                iterator = trainer.training_iterator(source, 0, STEPS)
-                key = f"{subject}/{optimizer}/{parts}"
-                losses, norms = [], []
-                for step in range(STEPS):
-                    if step == 2 and key == "lra/adamw/1":
-                        for v in loop.model.trainable_variables:
-                            results[f"two/{v.path}"] = v.numpy()
-                    loop.run_steps(iterator, np.int64(1))
-                    sums = loop.take_measurements()
-                    losses.append(sums.loss)
-                    norms.append(sums.gradient_norm)
-                results[f"{key}/losses"] = losses
-                results[f"{key}/norms"] = norms
-                tested = trainer.evaluate(make_source(29, seed=1))
-                results[f"{key}/evaluation"] = [
-                    tested.loss,
-                    tested.weight,
-                    tested.metrics["accuracy"],
-                ]
-                results[f"{key}/predictions"] = tested.predictions
-                for variable in loop.model.trainable_variables:
-                    name = f"{key}/weights/{variable.path}"
-                    results[name] = variable.numpy()
+    for run in runs:
+        results |= train(placement, run)
     if where in ("one", "mirrored:2"):
         results |= fit(placement.strategy)
     if where == "mirrored:2":

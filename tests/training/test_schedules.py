@@ -8,6 +8,7 @@ from luna_tf.training.schedules import (
     CosineWithWarmup,
     InverseSquareRoot,
     Milestones,
+    Polynomial,
 )
 
 GOLDEN = Path(__file__).parents[1] / "golden/luna/lr_schedules.npz"
@@ -71,12 +72,21 @@ def test_cosine_without_warmup_keeps_a_final_fraction():
     assert float(schedule(4)) == pytest.approx(0.1)
 
 
+def test_polynomial_rises_and_falls_to_zero():
+    schedule = Polynomial(2.0, train_steps=110, warmup_steps=10)
+    values = [float(schedule(step)) for step in (0, 5, 10, 60, 110, 500)]
+    np.testing.assert_allclose(values, [0, 1, 2, 1, 0, 0], atol=1e-6)
+    square = Polynomial(1.0, train_steps=10, power=2.0)
+    assert float(square(5)) == pytest.approx(0.25)
+
+
 @pytest.mark.parametrize(
     "schedule",
     [
         SCHEDULES["imdb"],
         SCHEDULES["wmt"],
         CosineWithWarmup(1e-3, 100, 7, 0.2),
+        Polynomial(1e-3, 100, 7, 2.0),
     ],
 )
 def test_survives_serialization_inside_an_optimizer(schedule):
@@ -107,6 +117,10 @@ def test_survives_serialization_inside_an_optimizer(schedule):
         (lambda: CosineWithWarmup(1.0, 0), "train_steps"),
         (lambda: CosineWithWarmup(1.0, 10, 11), "warmup_steps"),
         (lambda: CosineWithWarmup(1.0, 10, 1, 2.0), "final_fraction"),
+        (lambda: Polynomial(0.0, 10), "learning_rate"),
+        (lambda: Polynomial(1.0, 0), "train_steps"),
+        (lambda: Polynomial(1.0, 10, 11), "warmup_steps"),
+        (lambda: Polynomial(1.0, 10, power=0.0), "power"),
     ],
 )
 def test_names_the_wrong_argument(make, named):

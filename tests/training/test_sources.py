@@ -205,3 +205,41 @@ class TestShapes:
 def test_an_empty_source_is_refused():
     with pytest.raises(ValueError, match="size must be at least 1.*: 0"):
         numbers(0)
+
+
+class TestAugmentation:
+    """A change at random that follows from the place in training."""
+
+    @staticmethod
+    def source(size=10):
+        def change(batch, positions):
+            return {"number": batch["number"], "place": positions}
+
+        gather = numbers(size).gather
+        return IndexedSource(size, gather, change)
+
+    def test_places_are_those_of_training_whatever_the_replicas(self):
+        whole = None
+        for workers, local in ((1, 1), (1, 2), (2, 1), (2, 2)):
+            pipelines = [
+                (
+                    share,
+                    read(
+                        sources.training_dataset(
+                            self.source(), share, SEED, 2, 5
+                        ),
+                        "place",
+                    ),
+                )
+                for share in shares(4, workers, local)
+            ]
+            found = global_batches(pipelines)
+            assert found == [list(range(s, s + 4)) for s in (8, 12, 16)]
+            whole = whole or found
+            assert found == whole
+
+    def test_evaluation_is_the_same_each_time(self):
+        (share,) = shares(4, 1, 1)
+        data = sources.evaluation_dataset(self.source(6), share)
+        assert read(data, "place") == [[0, 1, 2, 3], [4, 5, 5, 5]]
+        assert read(data, "place") == read(data)

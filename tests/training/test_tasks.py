@@ -7,6 +7,9 @@ import tensorflow as tf
 
 from luna_tf.training.tasks import (
     Classification,
+    MaskedTokens,
+    TextClassification,
+    TextRegression,
     Translation,
     smoothed_cross_entropy,
 )
@@ -171,3 +174,79 @@ class TestSmoothedCrossEntropy:
         assert tape.gradient(scores[0], logits).dtype == tf.bfloat16
         # Of equal logits the first is the model's choice.
         assert float(scores[2][0, 0]) == 0.0
+
+
+class OfTokens(keras.Model):
+    """Outputs that follow from each token; shows what it was given."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.table = keras.layers.Embedding(VOCABULARY, width)
+        self.table.build()
+        self.built = True
+        self.seen = None
+
+    def call(self, inputs, training=None):
+        self.seen = {**inputs, "training": training}
+        x = self.table(inputs["token_ids"])
+        if "mask_positions" in inputs:
+            return tf.gather(x, inputs["mask_positions"], batch_dims=1)
+        return x[:, 0]
+
+
+class TestTexts:
+    TOKENS = tf.constant([[5, 6, PAD], [7, PAD, PAD]])
+    WEIGHTS = tf.constant([1.0, 0.0])
+
+    def test_masked_tokens(self):
+        model = OfTokens(VOCABULARY)
+        sizes = np.arange(VOCABULARY)
+        task = MaskedTokens(model, PAD, sizes)
+        assert task.metrics == ("accuracy", "bytes")
+        labels = tf.constant([[5, 2], [3, 0]])
+        scores = task(
+            {
+                "token_ids": self.TOKENS,
+                "mask_positions": tf.constant([[0, 1], [0, 0]]),
+                "labels": labels,
+                "mask_weights": tf.constant([[1.0, 1.0], [1.0, 0.0]]),
+                "example_weights": self.WEIGHTS,
+            },
+            training=False,
+        )
+        mask = model.seen["padding_mask"].numpy()
+        assert mask.tolist() == [[1, 1, 0], [1, 0, 0]]
+        assert float(scores.tokens) == 3
+        assert scores.weights.numpy().tolist() == [[1, 1], [0, 0]]
+        assert scores.metrics["bytes"].numpy().tolist() == [[5, 2], [3, 0]]
+        table = np.array(keras.ops.convert_to_numpy(model.table.embeddings))
+        expected = -log_softmax(table[[5, 6]])[[0, 1], [5, 2]]
+        np.testing.assert_allclose(scores.losses[0], expected, atol=1e-5)
+
+    def test_classification_with_a_mask(self):
+        model = OfTokens(3)
+        batch = {
+            "token_ids": self.TOKENS,
+            "labels": tf.constant([0, 2]),
+            "example_weights": self.WEIGHTS,
+        }
+        scores = TextClassification(model, PAD)(batch, training=True)
+        mask = model.seen["padding_mask"].numpy()
+        assert mask.tolist() == [[1, 1, 0], [1, 0, 0]]
+        assert model.seen["training"] and float(scores.tokens) == 3
+        assert scores.losses.shape == (2,)
+
+    def test_regression(self):
+        model = OfTokens(1)
+        batch = {
+            "token_ids": self.TOKENS,
+            "labels": tf.constant([0.5, -2.0]),
+            "example_weights": self.WEIGHTS,
+        }
+        scores = TextRegression(model, PAD)(batch, training=False)
+        table = np.array(keras.ops.convert_to_numpy(model.table.embeddings))
+        errors = table[[5, 7], 0] - [0.5, -2.0]
+        np.testing.assert_allclose(scores.losses, errors**2, atol=1e-6)
+        np.testing.assert_allclose(
+            scores.metrics["absolute_error"], abs(errors), atol=1e-6
+        )

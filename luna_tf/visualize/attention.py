@@ -42,16 +42,17 @@ def attention_over_images(
 
     Example:
 
-    ```python
-    figure = attention_over_images(pictures, scores[-1].mean(axis=1))
-    figure.savefig("attention.png")
-    ```
+    >>> import numpy as np
+    >>> from luna_tf.visualize import attention_over_images
+    >>> pictures, weights = np.eye(8)[None], np.full((1, 4, 64), 1 / 64)
+    >>> figure = attention_over_images(pictures, weights)  # of 4 slots
+    >>> figure.savefig("attention.png")
     """
     images, weights = np.asarray(images), np.asarray(weights, np.float64)
     if (
         images.ndim != 3
         or weights.ndim != 3
-        or len(images) != len(weights)
+        or not 0 < len(images) == len(weights)
         or images[0].size != weights.shape[-1]
     ):
         raise ValueError(
@@ -99,7 +100,11 @@ def perplexity(weights: np.ndarray) -> np.ndarray:
         `(...)`, exponential of the entropy: 1 for a single place, the number
         of places for uniform attention.
 
-    Example: `perplexity(np.array([0.5, 0.5, 0.0]))` is 2.
+    Example:
+
+    >>> import numpy as np
+    >>> perplexity(np.array([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]]))
+    array([2., 1.])
     """
     shares = np.asarray(weights, np.float64)
     shares = shares / np.maximum(shares.sum(axis=-1, keepdims=True), 1e-30)
@@ -122,7 +127,12 @@ def attention_over_tokens(tokens: Sequence[str], lifts: np.ndarray) -> str:
     Raises:
         ValueError: there is not one number per token.
 
-    Example: `attention_over_tokens(["a ", "film "], np.array([0.2, 1.8]))`
+    Example:
+
+    >>> import numpy as np
+    >>> from luna_tf.visualize import attention_over_tokens
+    >>> print(attention_over_tokens(["a ", "film "], np.array([0.2, 4.0])))
+    a <span style="background: rgba(194, 65, 12, 1.00)">film </span>
     """
     lifts = np.asarray(lifts, np.float64)
     if lifts.shape != (len(tokens),):
@@ -130,7 +140,7 @@ def attention_over_tokens(tokens: Sequence[str], lifts: np.ndarray) -> str:
             "`lifts` must have one entry per token. Received: "
             f"{len(tokens)} tokens, lifts of shape {lifts.shape}"
         )
-    logs = np.log2(np.maximum(lifts, 1.0))
+    logs = np.log2(np.maximum(np.nan_to_num(lifts), 1.0))
     shades = logs / max(_DARK, float(logs.max(initial=0.0)))
     spans = []
     for token, shade in zip(tokens, shades, strict=True):

@@ -36,14 +36,13 @@ def comparison_curves(
 
     Example:
 
-    ```python
-    figure = comparison_curves(
-        {"Luna": ([5, 10], [1.0, 4.2]), "softmax": ([5, 10], [1.1, 3.9])},
-        "minutes of training",
-        "BLEU",
-    )
-    figure.savefig("bleu.png")
-    ```
+    >>> from luna_tf.visualize import comparison_curves
+    >>> figure = comparison_curves(
+    ...     {"Luna": ([5, 10], [1.0, 4.2]), "softmax": ([5, 10], [1.1, 3.9])},
+    ...     "minutes of training",
+    ...     "BLEU",
+    ... )
+    >>> figure.savefig("bleu.png")
     """
     if not 1 <= len(runs) <= len(_COLOURS):
         raise ValueError(
@@ -75,7 +74,10 @@ def comparison_curves(
     axes.set_xlabel(x_label, fontsize=11)
     axes.set_ylabel(y_label, fontsize=11)
     axes.set_xlim(left=0.0)
-    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    low, high = axes.get_ylim()
+    # Where curves stay far from 0, an axis from there would flatten them.
+    if low < 0.5 * high:
+        axes.set_ylim(bottom=min(0.0, low))
     axes.grid(axis="y", color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):

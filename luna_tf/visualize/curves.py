@@ -40,13 +40,12 @@ def training_curves(
 
     Example:
 
-    ```python
-    figure = training_curves(
-        {"step": [1, 2], "train_loss": [2.3, 2.1]},
-        reference_lines={"majority class": 0.17},
-    )
-    figure.savefig("curves.png")
-    ```
+    >>> from luna_tf.visualize import training_curves
+    >>> figure = training_curves(
+    ...     {"step": [1, 2], "train_loss": [2.3, 2.1]},
+    ...     reference_lines={"majority class": 0.17},
+    ... )
+    >>> figure.savefig("curves.png")
     """
     if "step" not in history:
         raise ValueError(

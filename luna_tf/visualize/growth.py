@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import os
 import textwrap
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -31,6 +34,15 @@ _NAMES = {
     "chunked": "causal Luna",
 }
 
+_COLUMNS = {
+    "contender",
+    "mode",
+    "length",
+    "packed_length",
+    "median_seconds",
+    "extra_bytes",
+}
+
 Curves = Mapping[tuple[str, int], Mapping[int, float]]
 
 
@@ -51,10 +63,11 @@ def growth_plot(time: Curves, memory: Curves, title: str = "") -> Figure:
 
     Example:
 
-    ```python
-    figure = growth_plot({("softmax", 0): {512: 0.03, 1024: 0.12}}, {})
-    figure.savefig("growth.png")
-    ```
+    >>> from luna_tf.visualize import growth_plot
+    >>> figure = growth_plot({("softmax", 0): {512: 0.03, 1024: 0.12}}, {})
+    >>> figure.savefig("growth.png")
+    >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    ['softmax attention   n$^{2.00}$']
     """
     if not any(time.values()):
         raise ValueError("`time` needs at least one point. Received none.")
@@ -73,6 +86,71 @@ def growth_plot(time: Curves, memory: Curves, title: str = "") -> Figure:
         _draw(axes, curves)
         _decorate(axes, heading, curves, unit)
     return figure
+
+
+def growth_from_csv(
+    path: str | os.PathLike, mode: str = "xla", title: str = ""
+) -> Figure:
+    """Draws the table of `luna-benchmark attention` or `causal`.
+
+    Args:
+        path: `attention.csv` or `causal.csv` of its output folder.
+        mode: which of the table's modes to draw.
+        title: heading of the figure. Defaults to the file's name and the mode.
+
+    Returns:
+        The figure of `growth_plot`, with all contenders and packed lengths.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is another table, or has no measurement of this mode.
+
+    Example:
+
+    >>> from pathlib import Path
+    >>> from luna_tf.visualize import growth_from_csv
+    >>> rows = [
+    ...     "mode,contender,packed_length,length,median_seconds,extra_bytes",
+    ...     "xla,softmax,0,512,0.03,1e6",
+    ...     "xla,softmax,0,1024,0.12,4e6",
+    ... ]
+    >>> _ = Path("attention.csv").write_text("\\n".join(rows))
+    >>> growth_from_csv("attention.csv").savefig("growth.png")
+    """
+    path = Path(path)
+    time: dict[tuple[str, int], dict[int, float]] = {}
+    memory: dict[tuple[str, int], dict[int, float]] = {}
+    modes = set()
+    with open(path, encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        missing = _COLUMNS.difference(reader.fieldnames or ())
+        if missing:
+            raise ValueError(
+                f"{path} is no table of luna-benchmark: it has no column "
+                f"{sorted(missing)[0]!r}."
+            )
+        for row in reader:
+            modes.add(row["mode"])
+            if row["mode"] != mode:
+                continue
+            key = row["contender"], int(row["packed_length"])
+            for curves, column in (
+                (time, "median_seconds"),
+                (memory, "extra_bytes"),
+            ):
+                value = float(row[column] or 0)
+                # Not measured, out of memory, or nothing that a logarithm has.
+                if value > 0:
+                    points = curves.setdefault(key, {})
+                    points[int(row["length"])] = value
+    if mode not in modes:
+        raise ValueError(
+            f"`mode` must be one of {', '.join(sorted(modes)) or 'none'} in "
+            f"{path}. Received: {mode!r}"
+        )
+    if not time:
+        raise ValueError(f"{path} has no time measured in mode {mode!r}.")
+    return growth_plot(time, memory, title or f"{path.name}, {mode}")
 
 
 def _draw(axes: Axes, curves: Curves) -> None:

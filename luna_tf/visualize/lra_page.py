@@ -28,7 +28,8 @@ h1, h2, h3 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
 table { border-collapse: collapse; margin: 0.8rem 0; }
 th, td { padding: 0.2rem 0.7rem; border-bottom: 1px solid #e2e8f0;
   text-align: left; vertical-align: top; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+td.number, th.number { text-align: right; white-space: nowrap;
+  font-variant-numeric: tabular-nums; }
 tr.ours td { font-weight: 600; } tr.published td { color: #475569; }
 img { max-width: 100%; } pre { background: #f8fafc; padding: 0.8rem;
   overflow: auto; } .tokens { white-space: pre-wrap; font-family: monospace;

@@ -93,7 +93,17 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     Returns:
         Groups by task, in the order in which they were given.
 
-    Example: `group_runs(runs)[0].interval()`
+    Example:
+
+    >>> results = {"task": "text", "title": "Luna on text"}
+    >>> runs = [
+    ...     Run(name, results | {"test": {"accuracy": share}}, {"seed": seed})
+    ...     for name, share, seed in [("a", 0.64, 0), ("b", 0.66, 1)]
+    ... ]
+    >>> [group] = group_runs(runs)
+    >>> low, high = group.interval()
+    >>> group.label, round(low, 3), round(high, 3)
+    ('Luna', 0.523, 0.777)
     """
     found: dict[tuple, list[Run]] = {}
     copies: collections.Counter = collections.Counter()

@@ -41,6 +41,10 @@ class TestImages:
         np.testing.assert_array_equal(heat.get_array(), expected)
         assert 0 < heat.get_alpha() < 1
 
+    def test_no_pictures(self):
+        with pytest.raises(ValueError, match=r"\(pictures, slots, pixels\)"):
+            attention_over_images(np.zeros((0, 3, 3)), np.zeros((0, 5, 9)))
+
     @pytest.mark.parametrize("shape", [(2, 5, 8), (1, 5, 9), (2, 9)])
     def test_shapes_must_fit(self, shape):
         with pytest.raises(ValueError, match=r"\(pictures, slots, pixels\)"):
@@ -70,6 +74,9 @@ class TestTokens:
 
     def test_no_attention_at_all(self):
         assert attention_over_tokens(["a", "b"], [0.0, 0.0]) == "ab"
+
+    def test_nan_is_no_attention(self):
+        assert attention_over_tokens(["a", "b"], [np.nan, 1.0]) == "ab"
 
     def test_a_number_per_token(self):
         with pytest.raises(ValueError, match="2 tokens"):

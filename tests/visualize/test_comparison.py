@@ -44,3 +44,13 @@ def test_writes_a_png(tmp_path):
 def test_bad_runs_are_refused(runs, message):
     with pytest.raises(ValueError, match=message):
         comparison_curves(runs, "x", "y")
+
+
+@pytest.mark.parametrize(
+    ("values", "from_zero"), [([5.0, 40.0], True), ([50.0, 61.0], False)]
+)
+def test_the_axis_begins_at_zero_where_curves_come_near_it(values, from_zero):
+    (axes,) = comparison_curves({"a": ([1, 2], values)}, "x", "%").axes
+    low, high = axes.get_ylim()
+    assert bool(low == 0.0) is from_zero
+    assert low <= min(values) and high >= max(values)

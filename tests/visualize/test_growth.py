@@ -1,7 +1,7 @@
 import matplotlib
 import pytest
 
-from luna_tf.visualize.growth import growth_plot
+from luna_tf.visualize import growth_from_csv, growth_plot
 
 TIME = {
     ("softmax", 0): {512: 0.03, 1024: 0.12},
@@ -34,3 +34,45 @@ def test_leaves_out_memory_that_was_not_measured(tmp_path):
 def test_needs_a_point():
     with pytest.raises(ValueError, match="at least one point"):
         growth_plot({("auto", 16): {}}, {})
+
+
+class TestCsv:
+    LINES = (
+        "contender,mode,length,packed_length,median_seconds,extra_bytes,status",
+        "auto,xla,512,16,0.01,4000000,ok",
+        "auto,xla,1024,16,0.02,0,ok",
+        "softmax,xla,512,0,0.03,,ok",
+        "softmax,xla,1024,0,,,out of memory",
+        "auto,eager,512,16,0.5,,ok",
+        "auto,memory,512,16,,5,ok",
+    )
+
+    @pytest.fixture
+    def path(self, tmp_path):
+        path = tmp_path / "attention.csv"
+        path.write_text("\n".join(self.LINES))
+        return path
+
+    def test_one_mode_of_a_table(self, path):
+        time, memory = growth_from_csv(path).axes
+        assert {tuple(line.get_ydata()) for line in time.lines} == {
+            (0.01, 0.02),
+            (0.03,),
+        }
+        assert len(memory.lines) == 1
+
+    def test_an_unknown_mode(self, path):
+        with pytest.raises(ValueError, match=r"eager, memory, xla.*'fast'"):
+            growth_from_csv(path, "fast")
+
+    def test_memory_alone(self, path):
+        with pytest.raises(
+            ValueError, match="no time measured in mode 'memory'"
+        ):
+            growth_from_csv(path, "memory")
+
+    def test_another_table(self, tmp_path):
+        path = tmp_path / "a.csv"
+        path.write_text("mode,length\n")
+        with pytest.raises(ValueError, match="no column 'contender'"):
+            growth_from_csv(path)

@@ -11,6 +11,7 @@ sys.modules["luna_tf"] = None  # any import of it now fails
 
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
+from by_cli import probabilities as probabilities_by_cli  # noqa: E402
 
 folder = pathlib.Path(sys.argv[1])
 results = json.loads((folder / "results.json").read_text())
@@ -22,4 +23,12 @@ for shape in ((1, 7), (3, 20)):
     probabilities = serve(token_ids=tf.constant(ids))["probabilities"].numpy()
     assert probabilities.shape == (shape[0], 10), probabilities.shape
     assert np.allclose(probabilities.sum(-1), 1, atol=1e-5)
-print("run: better than guessing; SavedModel: two batch sizes, two lengths")
+# The request that the README shows, as saved_model_cli makes it.
+ids = [[1, 14, 5, 11, 17, 2]]
+found = probabilities_by_cli(folder, "serving_default", f"token_ids={ids}")
+served = serve(token_ids=tf.constant(ids))["probabilities"]
+np.testing.assert_allclose(found, served, rtol=1e-5)
+print(
+    "run: better than guessing; SavedModel: two batch sizes, two lengths; "
+    "saved_model_cli agrees"
+)

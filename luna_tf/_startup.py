@@ -3,7 +3,16 @@
 import pathlib
 import sys
 
-_PROGRAMS = ("lra", "translate", "benchmark", "doctor")
+_PROGRAMS = (
+    "lra",
+    "mlm",
+    "finetune",
+    "translate",
+    "convert",
+    "export",
+    "benchmark",
+    "doctor",
+)
 _SCRIPTS = {f"luna-{name}{end}" for name in _PROGRAMS for end in ("", ".exe")}
 _MODULES = {
     f"{package}.{name}"

@@ -112,6 +112,19 @@ def modules_with_examples():
             yield pytest.param(name, path, id=name)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["litert", "text_encoder", "translation"])
+def test_examples_that_take_long(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(f"luna_tf.interop.{name}")
+    skipped = 0
+    for test in doctest.DocTestFinder().find(module):
+        for example in test.examples:
+            skipped += example.options.pop(doctest.SKIP, False)
+        assert doctest.DocTestRunner().run(test).failed == 0
+    assert skipped
+
+
 @pytest.mark.parametrize("name,path", modules_with_examples())
 def test_docstring_examples_run_as_shown(name, path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -183,10 +183,10 @@ def _write_weights(given: ConvertFlags) -> None:
 
     from luna_tf.interop import fairseq
 
-    from .presets import load_task
+    from . import presets
 
     assert given.preset is not None
-    task = load_task(given.preset)
+    task = presets.load_task(given.preset)
     weights = fairseq.state_dict(
         task, layer_norm_offset=given.layer_norm_offset or 0.0
     )

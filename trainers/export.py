@@ -7,9 +7,10 @@ import functools
 import os
 import sys
 
+from luna_tf.training import files
 from luna_tf.training.recipes import RecipeError, setting
 
-from . import flags, one_shot
+from . import flags, one_shot, presets
 
 NAME = "luna-export"
 USAGE = """\
@@ -48,15 +49,24 @@ class ExportFlags:
     )
 
     def __post_init__(self) -> None:
-        if not os.path.isdir(self.preset):
-            raise RecipeError(
-                f"preset={self.preset} is not possible: allowed is the folder "
-                "of a preset."
-            )
-        if os.path.isdir(self.output_dir) and os.listdir(self.output_dir):
+        presets.check(self.preset)
+        if not files.is_new_folder(self.output_dir):
             raise RecipeError(
                 f"output_dir={self.output_dir} is not empty: allowed is a new "
                 "folder."
+            )
+        if self.litert is not None:
+            folder = os.path.dirname(os.path.abspath(self.litert))
+            is_new = not os.path.isdir(self.litert)
+            if not (is_new and os.access(folder, os.W_OK)):
+                raise RecipeError(
+                    f"litert={self.litert} is not possible: allowed is a file "
+                    "in a folder that can be written to."
+                )
+        elif self.litert_length is not None:
+            raise RecipeError(
+                f"litert_length={self.litert_length} is not possible without "
+                "litert."
             )
 
 
@@ -81,11 +91,15 @@ def export(given: ExportFlags) -> None:
     from luna_tf.interop.litert import export_litert
     from luna_tf.interop.text_encoder import export_text_model
 
-    from .presets import load_task
-
-    task = load_task(given.preset)
-    export_text_model(task, given.output_dir, given.top_k, given.max_length)
-    size = _size(given.output_dir)
+    task = presets.load_task(given.preset)
+    files.remove(given.output_dir)  # it is empty
+    files.write_folder_by(
+        given.output_dir,
+        lambda folder: export_text_model(
+            task, folder, given.top_k, given.max_length
+        ),
+    )
+    size = files.folder_size(given.output_dir)
     print(f"SavedModel in {given.output_dir} ({size / 2**20:,.1f} MiB)")
     if given.litert is not None:
         length = given.litert_length or task.preprocessor.sequence_length
@@ -95,14 +109,6 @@ def export(given: ExportFlags) -> None:
             f"outputs differ by at most {report.largest_difference:.2g} from "
             f"the model's, which reach {report.largest_output:.3g}"
         )
-
-
-def _size(folder: str) -> int:
-    return sum(
-        os.path.getsize(os.path.join(root, name))
-        for root, _, names in os.walk(folder)
-        for name in names
-    )
 
 
 if __name__ == "__main__":

@@ -71,7 +71,15 @@ def run(command: flags.Command) -> int:
     network = trainer.loop.model
     splits = examples.splits
     trained = None
+    labels = files.join(folder, "labels.txt")
+    names = "".join(f"{name}\n" for name in examples.class_names)
     if mode in ("evaluate", "export"):
+        if files.exists(labels) and files.read_text(labels) != names:
+            raise RecipeError(
+                f"train_data={recipe.train_data} has the classes "
+                f"{', '.join(examples.class_names)}, but {labels} has others: "
+                "give the table that the model learned from."
+            )
         session.read_weights(network, folder)
     else:
         rows = {
@@ -91,10 +99,7 @@ def run(command: flags.Command) -> int:
             return 0
         if placement.is_chief:
             session.record(command, placement, precision)
-            files.write_text(
-                files.join(folder, "labels.txt"),
-                "".join(f"{name}\n" for name in examples.class_names),
-            )
+            files.write_text(labels, names)
         print("Compiling the training step ...", flush=True)
         trained = session.train(
             trainer,
@@ -185,6 +190,11 @@ def _make_model(
         raise RecipeError(
             f"preset={recipe.preset} has no tokenizer: make it with "
             "luna-convert and its --dict."
+        )
+    if given.backbone.num_segments:
+        raise RecipeError(
+            f"preset={recipe.preset} is not possible: its encoder wants the "
+            "segment of each token; allowed is one without segments."
         )
     config = given.backbone.get_config()
     for name in ("dropout", "attention_dropout", "activation_dropout"):

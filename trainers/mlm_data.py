@@ -166,6 +166,8 @@ def load_rows(recipe: MLMRecipe, folder: str, tokenizer: Any) -> Rows:
     fractions = _fractions(recipe)
     # While training, text is tokenized from the files themselves.
     streams_text = recipe.source == "text"
+    if streams_text:
+        _check_training_text(recipe, corpus)
     train = None
     if fractions or not streams_text:
         train = _prepare(
@@ -202,6 +204,29 @@ def load_rows(recipe: MLMRecipe, folder: str, tokenizer: Any) -> Rows:
         held_out["test"],
         corpus,
     )
+
+
+def _check_training_text(recipe: MLMRecipe, corpus: CorpusFiles) -> None:
+    """Refuses text of which nothing is left to train on."""
+    from luna_tf.data.corpus import (
+        CorpusError,
+        divide,
+        explained,
+        read_documents,
+    )
+
+    documents = read_documents(corpus, **_reading(recipe))
+    documents = divide(documents, _fractions(recipe))["train"]
+    try:
+        with explained(corpus):
+            found = any(True for _ in documents.take(1))
+    except CorpusError as error:
+        raise RecipeError(f"train_data: {error}") from error
+    if not found:
+        raise RecipeError(
+            f"train_data={recipe.train_data} has no document to train on "
+            "besides those that validation_fraction and test_fraction hold out."
+        )
 
 
 def _prepare(

@@ -100,8 +100,10 @@ def export_litert(
             folder, signature_keys=["token_ids"]
         )
         content = converter.convert()
-    with open(path, "wb") as file:
+    # A kill leaves the old file or the new one.
+    with open(f"{path}.unfinished", "wb") as file:
         file.write(content)
+    os.replace(f"{path}.unfinished", path)
     rng = np.random.default_rng(seed)
     ids = rng.integers(0, backbone.vocabulary_size, (1, length), "int32")
     ids[:, length * 3 // 4 :] = pad_id

@@ -67,7 +67,9 @@ def export_text_model(
     >>> import tensorflow_text  # the subwords are its operations
     >>> exported = tf.saved_model.load("exported")  # doctest: +SKIP
     >>> serve = exported.signatures["fill_mask"]  # doctest: +SKIP
-    >>> serve(text=tf.constant(["the [MASK]"]))  # doctest: +SKIP
+    >>> found = serve(text=tf.constant(["the [MASK]"]))  # doctest: +SKIP
+    >>> found["tokens"].shape  # doctest: +SKIP
+    TensorShape([1, 2])
     """
     check_float32(task)
     if task.preprocessor is None:
@@ -114,6 +116,14 @@ class _Server:
                 "`task` must have a backbone without segments to be exported. "
                 f"Received: num_segments={backbone.num_segments}"
             )
+        if not self.is_masked_lm and task.num_classes > 1:
+            known = keras.activations.linear, keras.activations.softmax
+            if task.activation not in known:
+                raise ValueError(
+                    "`task` with several classes must have the activation None "
+                    "or 'softmax' to be exported. Received: "
+                    f"{keras.activations.serialize(task.activation)!r}"
+                )
         backbone_limit = backbone.max_sequence_length
         if (
             backbone.position_embedding == "learned"

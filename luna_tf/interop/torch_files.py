@@ -133,7 +133,15 @@ def _rebuild_parameter(tensor: Any, *_: Any) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
-    """An unpickler that can call nothing but the few names here."""
+    """An unpickler that can call nothing but the few names here.
+
+    `storages` has what tensors refer to, also those inside of objects that are
+    not kept.
+    """
+
+    def __init__(self, file: Any) -> None:
+        super().__init__(file)
+        self.storages: dict[str, _Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _STORAGES:
@@ -155,7 +163,8 @@ class _Unpickler(pickle.Unpickler):
         kind, key, _, size = pid[1:5]
         if not isinstance(kind, (np.dtype, str)):
             raise TorchFileError("a tensor of an unknown type.")
-        return _Storage(kind, str(key), int(size))
+        storage = _Storage(kind, str(key), int(size))
+        return self.storages.setdefault(storage.key, storage)
 
 
 def read_torch_file(path: str) -> Any:
@@ -236,32 +245,17 @@ def _read_legacy(file: BinaryIO) -> Any:
     unpickler = _Unpickler(file)
     found = unpickler.load()
     keys = [str(key) for key in _Unpickler(file).load()]
-    kinds: dict[str, Any] = {}
-    _walk(found, lambda lazy: kinds.setdefault(lazy.storage.key, lazy))
     contents = {}
     for key in keys:
         size = int.from_bytes(file.read(8), "little")
-        if key not in kinds:
+        if key not in unpickler.storages:
             raise TorchFileError(f"nothing uses its storage {key}.")
-        kind = kinds[key].storage.kind
+        kind = unpickler.storages[key].kind
         width = 2 if kind == "bfloat16" else kind.itemsize
         contents[key] = file.read(size * width)
         if len(contents[key]) != size * width:
             raise TorchFileError("it is cut off.")
     return _resolved(found, lambda storage: contents[storage.key])
-
-
-def _walk(value: Any, visit: Any) -> None:
-    if isinstance(value, _Lazy):
-        visit(value)
-    elif isinstance(value, Namespace):
-        _walk(vars(value), visit)
-    elif isinstance(value, dict):
-        for item in value.values():
-            _walk(item, visit)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            _walk(item, visit)
 
 
 def _resolved(value: Any, content: Any) -> Any:

@@ -83,7 +83,9 @@ def export_translator(
     >>> import tensorflow_text  # the subwords are its operations
     >>> exported = tf.saved_model.load("exported")  # doctest: +SKIP
     >>> serve = exported.signatures["serving_default"]  # doctest: +SKIP
-    >>> serve(text=tf.constant(["Good morning."]))  # doctest: +SKIP
+    >>> found = serve(text=tf.constant(["Good morning."]))  # doctest: +SKIP
+    >>> sorted(found)  # doctest: +SKIP
+    ['hypotheses', 'scores', 'translation']
     """
     check_float32(model)
     tokenizer = tf_text.SentencepieceTokenizer(model=vocabulary)

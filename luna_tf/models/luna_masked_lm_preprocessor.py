@@ -1,5 +1,7 @@
 """From strings to batches with hidden tokens."""
 
+import math
+
 import keras
 import keras_hub
 
@@ -148,4 +150,4 @@ def selection_length(sequence_length: int, rate: float) -> int:
         sequence_length: int, start and end token included.
         rate: float, share that is chosen.
     """
-    return max(1, -int(-(sequence_length - 2) * rate // 1))
+    return max(1, math.ceil((sequence_length - 2) * rate - 1e-4))

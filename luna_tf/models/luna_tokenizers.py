@@ -2,10 +2,11 @@
 
 All of them name four special tokens, and say of every token where words begin
 and how many bytes of text it stands for: for whole-word masking, and for
-measures that do not depend on the vocabulary.
+cross-entropy per byte.
 """
 
 import re
+import unicodedata
 from typing import Any
 
 import keras
@@ -19,6 +20,14 @@ from luna_tf.models.luna_backbone import LunaBackbone
 _BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
 
 
+def _stands_alone(word: str) -> bool:
+    """Whether BERT makes a word of it that has no space before it in text."""
+    if len(word) > 1:
+        return False
+    is_ideograph = "\u3400" <= word <= "\u9fff"
+    return is_ideograph or unicodedata.category(word)[0] in "PS"
+
+
 class _Vocabulary(SpecialTokens):
     """What the tokenizers with a vocabulary say of its tokens."""
 
@@ -26,6 +35,8 @@ class _Vocabulary(SpecialTokens):
     # begins with. One of the two is empty.
     word_mark = ""
     inner_mark = ""
+    # White space other than a space, where a vocabulary has it.
+    line_marks: tuple[str, ...] = ()
 
     get_vocabulary: Any
 
@@ -39,15 +50,19 @@ class _Vocabulary(SpecialTokens):
         Special tokens do, so that no word goes on across them.
         """
         mark = self.inner_mark or self.word_mark
-        marked = np.array([t.startswith(mark) for t in self._tokens()])
+        tokens = self._tokens()
+        marked = np.array([t.startswith(mark) for t in tokens])
         starts = ~marked if self.inner_mark else marked
+        starts |= np.array([t.startswith(self.line_marks) for t in tokens])
         starts[self.special_token_ids] = True
         return starts
 
     def token_bytes(self) -> np.ndarray:
         """Returns how many bytes of UTF-8 tokens stand for, int32 `(V,)`.
 
-        The space before a word counts as one; special tokens have none.
+        The space before a word counts as one; special tokens have none. Word
+        pieces do not tell what was there: a space is taken to be before each
+        word and before no punctuation, and unknown words have no bytes.
         """
         counts = np.array([self._bytes_of(t) for t in self._tokens()], "int32")
         counts[self.special_token_ids] = 0
@@ -56,10 +71,6 @@ class _Vocabulary(SpecialTokens):
     def _bytes_of(self, token: str) -> int:
         if _BYTE_PIECE.fullmatch(token):
             return 1
-        if self.inner_mark:
-            if token.startswith(self.inner_mark):
-                return len(token[len(self.inner_mark) :].encode())
-            return 1 + len(token.encode())
         return len(token.replace(self.word_mark, " ").encode())
 
 
@@ -115,6 +126,13 @@ class LunaWordPieceTokenizer(
         super().__init__(vocabulary=vocabulary, lowercase=lowercase, **kwargs)
         # Or `quantize` of a task asks to call the tokenizer first.
         self.built = True
+
+    def _bytes_of(self, token):
+        if token == self.oov_token:
+            return 0
+        if token.startswith(self.inner_mark):
+            return len(token[len(self.inner_mark) :].encode())
+        return len(token.encode()) + (not _stands_alone(token))
 
     @property
     def has_vocabulary(self):
@@ -173,6 +191,7 @@ class LunaBytePairTokenizer(
 
     backbone_cls = LunaBackbone
     word_mark = "\u0120"
+    line_marks = ("\u0109", "\u010a", "\u010d")  # tab, new line, return
 
     def __init__(
         self,

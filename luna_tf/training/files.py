@@ -97,6 +97,39 @@ def write_folder_by(path: str, write: Callable[[str], None]) -> None:
                 _gfile().copy(os.path.join(here, name), join(there, name))
 
 
+def read_folder_by(path: str, read: Callable[[str], Any]) -> Any:
+    """What a function returns that reads a folder and knows local ones only."""
+    if not is_remote(path):
+        return read(path)
+    with tempfile.TemporaryDirectory() as folder:
+        for there, _, names in _gfile().walk(path):
+            below = there.rstrip("/")[len(path.rstrip("/")) :].strip("/")
+            here = os.path.join(folder, *below.split("/"))
+            os.makedirs(here, exist_ok=True)
+            for name in names:
+                _gfile().copy(join(there, name), os.path.join(here, name))
+        return read(folder)
+
+
+def is_new_folder(path: str) -> bool:
+    """Whether there is nothing, or an empty folder."""
+    if is_remote(path):
+        return not exists(path) or _gfile().listdir(path) == []
+    # TensorFlow takes seconds to import.
+    if os.path.isdir(path):
+        return not os.listdir(path)
+    return not os.path.lexists(path)
+
+
+def folder_size(path: str) -> int:
+    """Bytes of all files in a folder."""
+    return sum(
+        _gfile().stat(join(folder, name)).length
+        for folder, _, names in _gfile().walk(path)
+        for name in names
+    )
+
+
 def read_by(path: str, read: Callable[[str], None]) -> None:
     """Reads a file by a function that knows local files only."""
     if not is_remote(path):

@@ -95,6 +95,15 @@ class TestDocuments:
             b"line 8",
         ]
 
+    def test_a_byte_order_mark_is_no_text(self, tmp_path):
+        for name in ("a.txt", "a.txt.gz"):
+            files = find_files(write(tmp_path, name, "\ufeffone\n\ntwo\n"))
+            for separator in ("blank_line", "line"):
+                found = texts(read_documents(files, separator))
+                assert found == ["one", "two"]
+            whole = texts(read_documents(files, "file"))
+            assert whole == ["one\n\ntwo"]
+
     def test_other_separators(self, tmp_path):
         path = write(tmp_path, "a.txt", "one\n\ntwo\n")
         files = find_files(path)

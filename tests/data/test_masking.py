@@ -121,6 +121,16 @@ def test_whole_words():
     assert words > 100
 
 
+def test_shares_are_not_rounded_up_twice():
+    table = np.full((3, 200), 9, "int32")
+    table[0, 100:], table[1, 20:], table[2, 1:] = 0, 0, 0
+    wide = Masking(MASK, SELECTABLE, 40)
+    batch = wide(tf.constant(table), tf.range(3, dtype=tf.int64), 0)
+    # 15 % of 100, which float32 takes for a little more; of 20; of 1.
+    counts = tf.reduce_sum(batch["mask_weights"], axis=1)
+    assert counts.numpy().tolist() == [15, 3, 1]
+
+
 def test_a_row_without_a_word():
     table = np.zeros((2, T), "int32")
     table[0, :2] = START, END

@@ -176,6 +176,17 @@ def test_what_cannot_be_exported(tokenizer, tmp_path):
         export_text_model(half, tmp_path / "a")
 
 
+def test_a_classifier_that_gives_several_answers(tokenizer, tmp_path):
+    task = LunaTextClassifier(
+        backbone(),
+        3,
+        LunaTextClassifierPreprocessor(tokenizer),
+        activation="sigmoid",
+    )
+    with pytest.raises(ValueError, match="None or 'softmax' to be exported"):
+        export_text_model(task, tmp_path / "a")
+
+
 def test_a_space_before_the_blank_is_no_subword():
     tokens = ["<s>", "<pad>", "</s>", "<unk>", *"mon", "mo", "\u0120", "<mask>"]
     tokenizer = LunaBytePairTokenizer(

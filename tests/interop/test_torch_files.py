@@ -4,13 +4,19 @@ import io
 import pathlib
 import pickle
 import struct
+import sys
+import types
 import zipfile
 
 import numpy as np
 import pytest
 from golden_cases import ROOT, GoldenFile
 
-from luna_tf.interop.torch_files import TorchFileError, read_torch_file
+from luna_tf.interop.torch_files import (
+    _MAGIC,
+    TorchFileError,
+    read_torch_file,
+)
 
 FILES = ROOT / "torch"
 
@@ -37,6 +43,60 @@ def test_kinds_of_tensors():
     assert found["i"].tolist() == [[1, 2], [4, 5]]  # a part of another
     assert found["p"].tolist() == [7.0]
     assert found["b"].tolist() == [True, False]
+
+
+def write_legacy(path, monkeypatch, numbers):
+    """What torch.save wrote before 1.6: a tensor inside of an odd object."""
+    torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
+
+    def named(cls, module, name):
+        cls.__module__, cls.__qualname__ = module.__name__, name
+        setattr(module, name, cls)
+        return cls
+
+    kind = named(type("FloatStorage", (), {}), torch, "FloatStorage")
+    odd = named(type("Odd", (), {}), torch, "Odd")
+    rebuild = named(lambda: None, utils, "_rebuild_tensor_v2")
+    rebuild.__name__ = "_rebuild_tensor_v2"
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setitem(sys.modules, "torch._utils", utils)
+
+    class Tensor:
+        def __init__(self, storage):
+            self.storage = storage
+
+        def __reduce__(self):
+            shape = (len(numbers),)
+            return rebuild, (self.storage, 0, shape, (1,), False, None)
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value):
+            if not isinstance(value, kind):
+                return None
+            return ("storage", kind, value.key, "cpu", len(numbers), None)
+
+    storages = [kind(), kind()]
+    for key, storage in enumerate(storages):
+        storage.key = str(key)
+    hidden = odd()
+    hidden.tensor = Tensor(storages[1])
+    found = {"model": {"w": Tensor(storages[0])}, "odd": hidden}
+    with open(path, "wb") as file:
+        for value in (_MAGIC, 1001, {"little_endian": True}):
+            pickle.dump(value, file, protocol=2)
+        Pickler(file, protocol=2).dump(found)
+        pickle.dump(["0", "1"], file, protocol=2)
+        for _ in storages:
+            file.write(struct.pack("<q", len(numbers)))
+            file.write(np.array(numbers, "<f4").tobytes())
+
+
+def test_a_tensor_inside_of_what_is_not_known(tmp_path, monkeypatch):
+    path = tmp_path / "a.pt"
+    write_legacy(path, monkeypatch, [1.0, 2.5])
+    found = read_torch_file(str(path))
+    assert found["model"]["w"].tolist() == [1.0, 2.5]
+    assert not found["odd"]
 
 
 class Touch:

@@ -263,6 +263,19 @@ class TestTokenizers:
         sizes = dict(zip(PIECES, tokenizer.token_bytes(), strict=True))
         assert (sizes["moon"], sizes["##s"], sizes["[MASK]"]) == (5, 1, 0)
 
+    def test_word_pieces_count_no_space_before_punctuation(self):
+        pieces = [*"[PAD] [UNK] [CLS] [SEP] [MASK] a ab ! \u6708".split()]
+        sizes = LunaWordPieceTokenizer(pieces).token_bytes()
+        # What [UNK] stands for is not known.
+        assert sizes.tolist() == [0, 0, 0, 0, 0, 2, 3, 1, 3]
+
+    def test_a_line_ends_a_word_of_byte_pairs(self):
+        tokens = ["<s>", "<pad>", "</s>", "<mask>", "a", "\u010a", "\u0120a"]
+        tokenizer = LunaBytePairTokenizer(
+            {token: i for i, token in enumerate(tokens)}, []
+        )
+        assert tokenizer.word_starts().tolist() == [1, 1, 1, 1, 0, 1, 1]
+
     def test_byte_pairs_count_bytes(self):
         tokenizer = byte_pairs()
         ids = [int(i) for i in tokenizer("the moon")]

@@ -97,6 +97,34 @@ def test_evaluate_repeats_the_results(run, capsys):
 
 
 @pytest.mark.slow
+def test_evaluate_with_other_classes(run, tmp_path, capsys):
+    rows = [(f"number {i}", "fg"[i % 2]) for i in range(20)]
+    other = write_table(tmp_path / "other.csv", rows)
+    flags = ["--mode=evaluate", f"--model_dir={run}", f"--train_data={other}"]
+    assert tune(*flags) == 2
+    assert "has the classes f, g, but" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_preset_on_another_file_system(preset, tmp_path, capsys):
+    remote = f"ram://{tmp_path.name}"  # stands in for gs://
+    for path in preset.rglob("*"):
+        if path.is_file():
+            name = f"{remote}/preset/{path.relative_to(preset)}"
+            tf.io.gfile.makedirs(name.rpartition("/")[0])
+            tf.io.gfile.copy(str(path), name)
+    flags = [f"--preset={remote}/preset", f"--output_dir={remote}/out"]
+    with pytest.raises(SystemExit) as end:
+        export.main(flags)
+    assert end.value.code == 0
+    assert tf.io.gfile.exists(f"{remote}/out/saved_model.pb")
+    with pytest.raises(SystemExit) as end:
+        export.main(flags)
+    assert end.value.code == 2
+    assert "is not empty" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_pairs_without_a_header_and_from_scratch(preset, tmp_path):
     rows = [(i, f"one {i}", f"two {i}", i % 3) for i in range(30)]
     path = write_table(tmp_path / "a.tsv", rows[1:], rows[0])
@@ -190,6 +218,44 @@ def test_mistakes(preset, tmp_path, capsys, flags, message):
     given = flags.format(preset=preset, data=data, other=other).split()
     assert tune(*SMALL, f"--model_dir={tmp_path}/run", *given) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        ("--preset=none", "preset=none is not possible"),
+        ("--preset=ram://none", "preset=ram://none is not possible"),
+        ("--litert={folder}", "allowed is a file in a folder"),
+        ("--litert={folder}/none/a.tflite", "allowed is a file in a folder"),
+        ("--litert_length=12", "is not possible without litert"),
+        ("--output_dir={data}", "is not empty"),
+    ],
+)
+def test_mistakes_of_luna_export(preset, tmp_path, capsys, flags, message):
+    data = reviews(tmp_path)
+    given = [f"--preset={preset}", f"--output_dir={tmp_path}/out"]
+    given += flags.format(folder=tmp_path, data=data).split()
+    with pytest.raises(SystemExit) as end:
+        export.main(given)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_segments_are_not_tuned(tmp_path, capsys):
+    tokenizer = LunaWordPieceTokenizer(
+        "[PAD] [UNK] [CLS] [SEP] [MASK] good bad number".split()
+    )
+    task = LunaMaskedLM(
+        LunaBackbone(8, 1, 2, 8, 8, 3, max_sequence_length=8, num_segments=2),
+        LunaMaskedLMPreprocessor(
+            tokenizer, sequence_length=8, use_segments=True
+        ),
+    )
+    task.save_to_preset(str(tmp_path / "preset"))
+    flags = [f"--preset={tmp_path}/preset", f"--train_data={reviews(tmp_path)}"]
+    assert tune(*SMALL, f"--model_dir={tmp_path}/run", *flags) == 2
+    assert "allowed is one without segments" in capsys.readouterr().err
 
 
 def test_help(capsys):

@@ -15,6 +15,7 @@ import tensorflow as tf
 from luna_tf.trainers import mlm, mlm_data, session, tokenizers
 from trainers.mlm_runs import TINY, call, write_text
 
+from luna_tf.data.corpus import Masking
 from luna_tf.models import LunaMaskedLM
 from luna_tf.training import recipes, sources
 
@@ -253,6 +254,22 @@ class TestMistakes:
         folder = f"--model_dir={tmp_path}/run"
         assert call(*TINY, f"--train_data={path}", folder) == 2
         assert "a.txt, line 601: not UTF-8" in capsys.readouterr().err
+
+    def test_nothing_to_train_on(self, tmp_path, capsys):
+        path = tmp_path / "a.txt"
+        path.write_text("\n\n \n")
+        other = write_text(tmp_path / "b.txt", 5)
+        flags = [f"--train_data={path}", f"--model_dir={tmp_path}/run"]
+        flags += [f"--validation_data={other}", f"--test_data={other}"]
+        for source in ("memory", "text"):
+            assert call(*TINY, *flags, f"--source={source}") == 2
+            assert "no document to train on" in capsys.readouterr().err
+
+    def test_nothing_to_predict(self, tmp_path, capsys):
+        masks = Masking(4, np.arange(9) > 4, 2)
+        mlm_data.check_masks(np.array([[2, 7, 3]]), masks, "test")
+        with pytest.raises(recipes.RecipeError, match="nothing to predict"):
+            mlm_data.check_masks(np.array([[2, 3, 0]]), masks, "test")
 
     def test_nothing_is_held_out(self, tmp_path, capsys):
         path = tmp_path / "a.txt"

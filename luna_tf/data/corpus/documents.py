@@ -82,7 +82,9 @@ def read_documents(
             found = _lines(path, compression)
             if separator == "blank_line":
                 found = _paragraphs(found)
-        return found.map(lambda text, number: (text, _place(path, number)))
+        return found.map(
+            lambda text, number: (_unmarked(text), _place(path, number))
+        )
 
     paths = tf.data.Dataset.from_tensor_slices(list(files.paths))
     return _checked(paths.flat_map(of_file), skip_malformed)
@@ -90,6 +92,11 @@ def read_documents(
 
 def _place(path: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
     return tf.strings.join([path, ", line ", tf.strings.as_string(number)])
+
+
+def _unmarked(text: tf.Tensor) -> tf.Tensor:
+    """Text without the byte order mark that some programs put before it."""
+    return tf.strings.strip(tf.strings.regex_replace(text, "^\ufeff", ""))
 
 
 def _lines(path: tf.Tensor, compression: tf.Tensor) -> tf.data.Dataset:
@@ -121,21 +128,21 @@ def _paragraphs(lines: tf.data.Dataset) -> tf.data.Dataset:
         line, number = element
         is_end = tf.equal(line, "")
         size = tf.strings.length(whole)
-        joined = tf.strings.join([whole, buffer])
         is_long = size > MAX_DOCUMENT_BYTES
         ends = tf.logical_or(is_end, is_long)
-        # What follows the document that ends here.
-        start = tf.logical_or(ends, tf.equal(joined, ""))
-        appended = tf.where(is_end, none, tf.strings.join([line, "\n"]))
         is_full = tf.strings.length(buffer) > _BUFFER_BYTES
+        moves = tf.logical_or(ends, is_full)
+        # Seldom: this copies all of the document so far.
+        joined = tf.cond(
+            moves, lambda: tf.strings.join([whole, buffer]), lambda: whole
+        )
+        is_empty = tf.logical_and(tf.equal(whole, ""), tf.equal(buffer, ""))
+        appended = tf.where(is_end, none, tf.strings.join([line, "\n"]))
         state = (
-            tf.where(ends, none, tf.where(is_full, joined, whole)),
-            tf.where(
-                tf.logical_or(ends, is_full),
-                appended,
-                tf.strings.join([buffer, appended]),
-            ),
-            tf.where(start, number, first),
+            tf.where(ends, none, joined),
+            tf.where(moves, appended, tf.strings.join([buffer, appended])),
+            # What follows the document that ends here.
+            tf.where(tf.logical_or(ends, is_empty), number, first),
         )
         return state, (tf.where(ends, joined, none), first)
 

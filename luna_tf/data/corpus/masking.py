@@ -189,8 +189,10 @@ class Masking:
         keys = tf.where(allowed, keys, 2.0)
         order = tf.argsort(keys, axis=1, stable=True)
         total = tf.reduce_sum(tf.cast(allowed, tf.float32), axis=1)
-        wanted = tf.cast(tf.math.ceil(total * self.rate), tf.int32)
-        wanted = tf.minimum(wanted, self.length)
+        # 0.15 of 100 is a little more than 15 in float32.
+        wanted = tf.math.ceil(total * self.rate - 1e-4)
+        wanted = tf.clip_by_value(wanted, tf.minimum(total, 1.0), self.length)
+        wanted = tf.cast(wanted, tf.int32)
         if self.word_starts is not None:
             wanted = _whole_words(tf.gather(keys, order, batch_dims=1), wanted)
         width = min(self.length, length)

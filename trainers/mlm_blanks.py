@@ -49,20 +49,12 @@ def fill(
         seed: of the places.
 
     Returns:
-        At most `count` blanks: rows without a word are left out.
+        `count` blanks, or fewer where there are not so many rows.
     """
-    starts = tokenizer.word_starts()
-    sizes = tokenizer.token_bytes()
     special = tokenizer.special_token_ids
     rng = np.random.default_rng(seed)
     blanks = []
-    for row in table[np.arange(count) * len(table) // count].astype("int32"):
-        # Whole words of some length: a comma says little of a model.
-        is_word = starts[row] & (sizes[row] >= 4) & ~np.isin(row, special)
-        next_starts = np.append(starts[row[1:]], True)
-        places = np.flatnonzero(is_word & next_starts)
-        if not len(places):
-            continue
+    for row, places in _rows(tokenizer, table, count):
         place = int(rng.choice(places))
         hidden = row.copy()
         hidden[place] = tokenizer.mask_token_id
@@ -95,6 +87,28 @@ def fill(
             )
         )
     return blanks
+
+
+def _rows(
+    tokenizer: Any, table: np.ndarray, count: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows from all over a table, and the places that may be hidden."""
+    starts = tokenizer.word_starts()
+    sizes = tokenizer.token_bytes()
+    order = np.argsort(np.arange(len(table)) * count % max(len(table), 1))
+    words, others = [], []
+    for row in table[order].astype("int32"):
+        # Whole words of some length: a comma says little of a model.
+        next_starts = np.append(starts[row[1:]], True)
+        places = np.flatnonzero(starts[row] & next_starts & (sizes[row] >= 4))
+        if len(places):
+            words.append((row, places))
+        elif len(others) < count and sizes[row].any():
+            # Bytes, say, are no words.
+            others.append((row, np.flatnonzero(sizes[row])))
+        if len(words) == count:
+            break
+    return (words + others)[:count]
 
 
 def _text(tokenizer: Any, ids: np.ndarray) -> str:

@@ -13,13 +13,19 @@ from luna_tf.data.corpus import (
     divide,
     explained,
     find_files,
+    learn_vocabulary,
     prepare,
     read_documents,
     sample_path,
     token_rows,
 )
 from luna_tf.data.corpus.files import check_whole
-from luna_tf.models import LunaByteTokenizer
+from luna_tf.data.parallel.vocabulary import VocabularyError
+from luna_tf.models import (
+    LunaByteTokenizer,
+    LunaSentencePieceTokenizer,
+    LunaWordPieceTokenizer,
+)
 
 FORM = RowFormat(8, start_id=254, end_id=255, pad_id=0)
 
@@ -143,6 +149,9 @@ class TestDocuments:
                 example = tf.train.Example(features=features)
                 out.write(example.SerializeToString())
         assert texts(read_documents(find_files(path))) == ["one", "two"]
+        content = (tmp_path / "a.tfrecord").read_bytes()
+        zipped = find_files(write(tmp_path, "b.tfrecord.gz", content))
+        assert texts(read_documents(zipped)) == ["one", "two"]
         cut = tmp_path / "cut.tfrecord"
         cut.write_bytes((tmp_path / "a.tfrecord").read_bytes()[:-5])
         with pytest.raises(CorpusError, match="cut off or damaged"):
@@ -204,6 +213,39 @@ class TestDocuments:
         assert set(texts(again["test"])) <= set(found["test"])
         with pytest.raises(ValueError, match="together be below 1"):
             divide(documents, {"test": 1.0})
+
+
+class TestVocabulary:
+    WORDS = "the moon shines at night and the sun by day".split()
+
+    @pytest.fixture(scope="class")
+    def documents(self, tmp_path_factory):
+        words = self.WORDS
+        lines = [" ".join(words[i % 7 : i % 7 + 3]) for i in range(50)]
+        folder = tmp_path_factory.mktemp("words")
+        files = find_files(write(folder, "a.txt", "\n\n".join(lines)))
+        return read_documents(files)
+
+    def test_byte_pairs(self, documents):
+        proto = learn_vocabulary(documents, "bpe", 300)
+        tokenizer = LunaSentencePieceTokenizer(proto)
+        assert tokenizer.vocabulary_size() == 300
+        pieces = [tokenizer.id_to_token(i) for i in tokenizer("the moon")]
+        assert pieces == ["\u2581the", "\u2581moon"]
+
+    def test_word_pieces(self, documents):
+        pieces = learn_vocabulary(documents, "wordpiece", 40)
+        assert pieces[:5] == "[PAD] [UNK] [CLS] [SEP] [MASK]".split()
+        assert len(pieces) <= 40
+        tokenizer = LunaWordPieceTokenizer(pieces)
+        text = "the moon shines"
+        assert tokenizer.detokenize(tokenizer(text)) == text
+
+    def test_what_cannot_be_learned(self, documents):
+        with pytest.raises(ValueError, match="kind must be one of wordpiece"):
+            learn_vocabulary(documents, "words", 40)
+        with pytest.raises(VocabularyError, match="from no text"):
+            learn_vocabulary(documents.take(0), "bpe", 300)
 
 
 class TestRows:

@@ -5,6 +5,7 @@ import json
 import keras_hub
 import numpy as np
 import pytest
+import safetensors.numpy
 from golden_cases import ROOT, GoldenFile, assert_close
 from luna_tf.trainers import convert
 
@@ -77,6 +78,14 @@ def test_a_checkpoint_becomes_a_preset(tmp_path, capsys):
     with np.load(file) as z:
         for name, weights in data.weights.items():
             np.testing.assert_allclose(z[name], weights, atol=1e-6)
+        arrays = dict(z)
+    file = tmp_path / "weights.safetensors"
+    flags = [f"--preset={output}", f"--output={file}"]
+    assert call(*flags, "--layer_norm_offset=1") == 0
+    found = safetensors.numpy.load_file(file)
+    assert sorted(found) == sorted(arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
 
 
 def test_a_head_becomes_a_classifier(tmp_path):

@@ -96,7 +96,8 @@ def _rows(
     starts = tokenizer.word_starts()
     sizes = tokenizer.token_bytes()
     order = np.argsort(np.arange(len(table)) * count % max(len(table), 1))
-    words, others = [], []
+    words: list[tuple[np.ndarray, np.ndarray]] = []
+    others: list[tuple[np.ndarray, np.ndarray]] = []
     for row in table[order].astype("int32"):
         # Whole words of some length: a comma says little of a model.
         next_starts = np.append(starts[row[1:]], True)

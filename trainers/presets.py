@@ -21,9 +21,19 @@ def check(path: str) -> None:
         RecipeError: it is none.
     """
     name = files.join(path, "config.json")
-    # TensorFlow, which knows all file systems, takes seconds to import.
-    exists = files.exists if files.is_remote(path) else os.path.isfile
-    if not exists(name):
+    if files.is_remote(path):
+        # It knows all file systems, and takes seconds to import.
+        import tensorflow as tf
+
+        try:
+            found = files.exists(name)
+        except tf.errors.OpError as error:
+            raise RecipeError(
+                f"preset={path} cannot be read: {error.message}"
+            ) from error
+    else:
+        found = os.path.isfile(name)
+    if not found:
         raise RecipeError(
             f"preset={path} is not possible: allowed is the folder of a "
             "preset, with a config.json."

@@ -55,10 +55,29 @@ LEFT_OUT = (
 )
 
 
-@pytest.mark.jax
-@pytest.mark.multiprocess
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="needs jax")
+pytestmark = [
+    pytest.mark.jax,
+    pytest.mark.multiprocess,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("jax") is None, reason="needs jax"
+    ),
+]
+
+
+def test_attention_on_jax():
+    passed = run(
+        "tests/ops/test_packing.py",
+        "tests/layers/test_luna_attention.py",
+        "tests/layers/test_luna_transformer_block.py",
+        "tests/layers/test_masks.py",
+        "-k",
+        "not (" + " or ".join(LEFT_OUT) + ")",
+    )
+    assert passed >= 60
+
+
+@pytest.mark.long
 def test_layers_and_ops_on_jax():
     # What is ignored needs TensorFlow: tf.function, SavedModel.
     passed = run(
@@ -72,10 +91,6 @@ def test_layers_and_ops_on_jax():
     assert passed >= 250
 
 
-@pytest.mark.jax
-@pytest.mark.multiprocess
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="needs jax")
 def test_parity_on_jax():
     passed = run(
         "tests/interop/test_parity.py",

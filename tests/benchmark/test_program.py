@@ -21,6 +21,7 @@ def run(*arguments):
     )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command, aside",

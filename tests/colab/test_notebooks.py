@@ -110,6 +110,7 @@ class TestAsInGit:
         assert re.search(r"equations? \d", text)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -272,7 +272,7 @@ class TestTokenizers:
     def test_a_line_ends_a_word_of_byte_pairs(self):
         tokens = ["<s>", "<pad>", "</s>", "<mask>", "a", "\u010a", "\u0120a"]
         tokenizer = LunaBytePairTokenizer(
-            {token: i for i, token in enumerate(tokens)}, []
+            {token: i for i, token in enumerate(tokens)}, ["\u0120 a"]
         )
         assert tokenizer.word_starts().tolist() == [1, 1, 1, 1, 0, 1, 1]
 

@@ -204,7 +204,7 @@ class TestData:
     def test_workers_share_the_text(self, num_files, tmp_path):
         paths = [tmp_path / f"{i}.txt" for i in range(num_files)]
         for i, path in enumerate(paths):
-            lines = (f"file {i} document {k}" for k in range(40))
+            lines = (f"file {i} document {k}" for k in range(20))
             path.write_text("\n\n".join(lines))
         recipe = recipes.build(
             mlm.MLMRecipe,
@@ -227,13 +227,13 @@ class TestData:
         seen = []
         for worker in range(2):
             share = sources.Share(8, 2, worker, 1)
-            batches = source.make_dataset(share).take(40)
+            batches = source.make_dataset(share).take(12)
             seen.append({row for b in batches for row in unmasked(b)})
         assert not seen[0] & seen[1]
         held_out = {tuple(row) for row in [*rows.validation, *rows.test]}
         everything = seen[0] | seen[1]
         assert not everything & held_out
-        assert len(everything | held_out) == 40 * num_files
+        assert len(everything | held_out) == 20 * num_files
 
     def test_masks_differ_from_epoch_to_epoch(self, text, tmp_path):
         recipe = recipes.build(

@@ -18,6 +18,7 @@ RECIPE = (
 ).split()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_64_pairs_are_learned_by_heart(tmp_path):
     data = write_tsv(tmp_path / "pairs.tsv", short_pairs())

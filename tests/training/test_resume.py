@@ -40,7 +40,9 @@ def assert_identical(folder, reference):
         np.testing.assert_array_equal(value, expected_weights[name], name)
 
 
-@pytest.mark.parametrize("place", ["one", "mirrored:2"])
+@pytest.mark.parametrize(
+    "place", [pytest.param("one", marks=pytest.mark.long), "mirrored:2"]
+)
 def test_killed_three_times(tmp_path, place):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     for folder in (killed, whole):

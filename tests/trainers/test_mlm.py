@@ -170,6 +170,7 @@ def unmasked(batch):
 class TestData:
     def test_text_while_training(self, text, tmp_path):
         flags = [*TINY, f"--train_data={text}", "--source=text"]
+        flags += ["--shuffled_rows=8"]  # or so many are read first
         flags += ["--vocabulary_type=unigram", "--vocabulary_size=290"]
         folder = tmp_path / "run"
         assert call(*flags, "--mode=train", f"--model_dir={folder}") == 0
@@ -214,6 +215,7 @@ class TestData:
                 "sequence_length": 24,
                 "vocabulary_type": "bytes",
                 "source": "text",
+                "shuffled_rows": 8,
                 "validation_fraction": 0.2,
                 "test_fraction": 0.2,
             },
@@ -227,7 +229,7 @@ class TestData:
         seen = []
         for worker in range(2):
             share = sources.Share(8, 2, worker, 1)
-            batches = source.make_dataset(share).take(12)
+            batches = source.make_dataset(share).take(30)
             seen.append({row for b in batches for row in unmasked(b)})
         assert not seen[0] & seen[1]
         held_out = {tuple(row) for row in [*rows.validation, *rows.test]}

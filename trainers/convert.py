@@ -10,7 +10,7 @@ from typing import Any
 
 from luna_tf.training.recipes import RecipeError, setting
 
-from . import flags, one_shot
+from . import flags, one_shot, presets
 
 NAME = "luna-convert"
 USAGE = """\
@@ -80,7 +80,7 @@ class ConvertFlags:
                 f"{', '.join(given)} without {' and '.join(missing)} is not "
                 "possible: a tokenizer needs all three."
             )
-        for name in ("checkpoint", "preset", *given):
+        for name in ("checkpoint", *given):
             path = getattr(self, name)
             if path is not None and not os.path.exists(path):
                 raise RecipeError(f"{name}={path} does not exist.")
@@ -94,6 +94,8 @@ class ConvertFlags:
                 f"output={self.output} is not possible with preset: allowed is "
                 "a .npz or .safetensors file."
             )
+        if self.preset is not None:
+            presets.check(self.preset)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -182,8 +184,6 @@ def _write_weights(given: ConvertFlags) -> None:
     import numpy as np
 
     from luna_tf.interop import fairseq
-
-    from . import presets
 
     assert given.preset is not None
     task = presets.load_task(given.preset)

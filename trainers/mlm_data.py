@@ -341,9 +341,8 @@ def train_source(
             )["train"]
             if len(paths) < workers:
                 documents = documents.shard(workers, worker)
-            found = token_rows(
-                documents.repeat(), tokenizer, row_format(recipe, tokenizer)
-            )
+            form = row_format(recipe, tokenizer)
+            found = token_rows(documents, tokenizer, form)
         batches = masked_stream(
             found,
             masking,

@@ -215,15 +215,7 @@ class CosineWithWarmup(keras.optimizers.schedules.LearningRateSchedule):
     ) -> None:
         super().__init__()
         _check_positive("learning_rate", learning_rate)
-        if train_steps < 1:
-            raise ValueError(
-                f"`train_steps` must be at least 1. Received: {train_steps}"
-            )
-        if not 0 <= warmup_steps <= train_steps:
-            raise ValueError(
-                "`warmup_steps` must lie between 0 and `train_steps` "
-                f"({train_steps}). Received: {warmup_steps}"
-            )
+        _check_steps(train_steps, warmup_steps)
         if not 0.0 <= final_fraction <= 1.0:
             raise ValueError(
                 "`final_fraction` must lie between 0 and 1. "
@@ -298,15 +290,7 @@ class Polynomial(keras.optimizers.schedules.LearningRateSchedule):
         super().__init__()
         _check_positive("learning_rate", learning_rate)
         _check_positive("power", power)
-        if train_steps < 1:
-            raise ValueError(
-                f"`train_steps` must be at least 1. Received: {train_steps}"
-            )
-        if not 0 <= warmup_steps <= train_steps:
-            raise ValueError(
-                "`warmup_steps` must lie between 0 and `train_steps` "
-                f"({train_steps}). Received: {warmup_steps}"
-            )
+        _check_steps(train_steps, warmup_steps)
         self.learning_rate = learning_rate
         self.train_steps = train_steps
         self.warmup_steps = warmup_steps
@@ -330,6 +314,18 @@ class Polynomial(keras.optimizers.schedules.LearningRateSchedule):
             "power": self.power,
             "name": self.name,
         }
+
+
+def _check_steps(train_steps: int, warmup_steps: int) -> None:
+    if train_steps < 1:
+        raise ValueError(
+            f"`train_steps` must be at least 1. Received: {train_steps}"
+        )
+    if not 0 <= warmup_steps <= train_steps:
+        raise ValueError(
+            "`warmup_steps` must lie between 0 and `train_steps` "
+            f"({train_steps}). Received: {warmup_steps}"
+        )
 
 
 def _check_positive(name: str, value: float) -> None:

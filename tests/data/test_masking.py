@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from luna_tf.data.corpus import Masking, gather_rows, mask_rows
+from luna_tf.data.corpus import (
+    Masking,
+    gather_rows,
+    mask_rows,
+    masked_stream,
+)
 
 PAD, START, END, MASK = 0, 1, 2, 3
 V, T, M = 50, 40, 8
@@ -152,6 +157,30 @@ def test_batches_of_rows_in_memory():
     masked = mask_rows(masking(), 7)(batch, tf.constant([3, 5], tf.int64))
     expected = mask(table[[3, 5]].astype("int32"), [3, 5], seed=7)
     np.testing.assert_array_equal(masked["labels"], expected["labels"])
+
+
+def test_a_stream_begins_anew_and_goes_on_where_it_was():
+    table = np.arange(4, 4 + 10 * T).reshape(10, T).astype("int32") % V
+    hidden = Masking(MASK, SELECTABLE, M, mask_rate=0.0, random_rate=0.0)
+
+    def stream():  # as each process makes it
+        rows = tf.data.Dataset.from_tensor_slices(table)
+        # Far fewer rows than the buffer could hold.
+        return masked_stream(rows, hidden, 4, 3, 10_000)
+
+    whole = [b["token_ids"].numpy() for b in stream().take(20)]
+    order = np.concatenate(whole)
+    epochs = [sorted(map(tuple, order[k : k + 10])) for k in (0, 10, 70)]
+    assert epochs[0] == epochs[1] == epochs[2] == sorted(map(tuple, table))
+    assert (order[:10] != order[10:20]).any()
+    iterator = iter(stream())
+    for _ in range(7):
+        next(iterator)
+    path = tf.train.Checkpoint(iterator=iterator).write("ram://stream/saved")
+    again = iter(stream())
+    tf.train.Checkpoint(iterator=again).read(path).assert_consumed()
+    for expected in whole[7:]:
+        np.testing.assert_array_equal(next(again)["token_ids"], expected)
 
 
 @pytest.mark.parametrize(

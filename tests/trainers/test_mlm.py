@@ -170,7 +170,6 @@ def unmasked(batch):
 class TestData:
     def test_text_while_training(self, text, tmp_path):
         flags = [*TINY, f"--train_data={text}", "--source=text"]
-        flags += ["--shuffled_rows=8"]  # or so many are read first
         flags += ["--vocabulary_type=unigram", "--vocabulary_size=290"]
         folder = tmp_path / "run"
         assert call(*flags, "--mode=train", f"--model_dir={folder}") == 0
@@ -215,7 +214,6 @@ class TestData:
                 "sequence_length": 24,
                 "vocabulary_type": "bytes",
                 "source": "text",
-                "shuffled_rows": 8,
                 "validation_fraction": 0.2,
                 "test_fraction": 0.2,
             },

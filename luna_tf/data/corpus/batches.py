@@ -61,10 +61,11 @@ def masked_stream(
     worker: int = 0,
     num_workers: int = 1,
 ) -> tf.data.Dataset:
-    """Endless batches of masked rows from an endless dataset of rows.
+    """Endless batches of masked rows.
 
     Args:
-        rows: int32 `(length,)`, those of this worker.
+        rows: int32 `(length,)`, those of this worker; if they end, they begin
+            anew, in another order.
         masking: how to mask.
         batch_size: rows of a batch.
         seed: of order and masks.
@@ -75,7 +76,8 @@ def masked_stream(
         A dataset of what `Masking` returns, all shapes static. TensorFlow can
         save the state of its iterators.
     """
-    order = rows.shuffle(shuffled_rows, seed=seed)
+    # In this order, or few rows were read many times to fill the buffer.
+    order = rows.shuffle(shuffled_rows, seed=seed).repeat()
     batches = order.batch(batch_size, drop_remainder=True).enumerate()
 
     def mask(number: tf.Tensor, ids: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -83,7 +83,7 @@ def read_documents(
             if separator == "blank_line":
                 found = _paragraphs(found)
         return found.map(
-            lambda text, number: (_unmarked(text), _place(path, number))
+            lambda text, number: (_stripped(text), _place(path, number))
         )
 
     paths = tf.data.Dataset.from_tensor_slices(list(files.paths))
@@ -94,8 +94,8 @@ def _place(path: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
     return tf.strings.join([path, ", line ", tf.strings.as_string(number)])
 
 
-def _unmarked(text: tf.Tensor) -> tf.Tensor:
-    """Text without the byte order mark that some programs put before it."""
+def _stripped(text: tf.Tensor) -> tf.Tensor:
+    """Text without white space around it, or a byte order mark before it."""
     return tf.strings.strip(tf.strings.regex_replace(text, "^\ufeff", ""))
 
 
@@ -113,9 +113,7 @@ def _whole_file(path: tf.Tensor, is_gzip: tf.Tensor) -> tf.data.Dataset:
         lambda: tf.io.decode_compressed(content, "GZIP"),
         lambda: content,
     )
-    return tf.data.Dataset.from_tensors(
-        (tf.strings.strip(content), tf.constant(1, tf.int64))
-    )
+    return tf.data.Dataset.from_tensors((content, tf.constant(1, tf.int64)))
 
 
 def _paragraphs(lines: tf.data.Dataset) -> tf.data.Dataset:
@@ -147,8 +145,7 @@ def _paragraphs(lines: tf.data.Dataset) -> tf.data.Dataset:
         return state, (tf.where(ends, joined, none), first)
 
     last = tf.data.Dataset.from_tensors((none, zero))
-    joined = lines.concatenate(last).scan((none, none, zero), step)
-    return joined.map(lambda text, number: (tf.strings.strip(text), number))
+    return lines.concatenate(last).scan((none, none, zero), step)
 
 
 def _objects(

@@ -11,18 +11,17 @@ from luna_tf.training.recipes import setting
 from . import flags, lra_tasks
 from .machine import EvaluatingMachine
 from .recipe_checks import check_recipe
+from .recipe_fields import ModelFields, TrainingFields, changed, model
 
 data = functools.partial(setting, group="Data")
-model = functools.partial(setting, group="Model")
-training = functools.partial(setting, group="Training")
 generator = functools.partial(setting, group="Generated data")
 text = functools.partial(setting, group="Tables")
 picture = functools.partial(setting, group="Pictures")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LRARecipe:
-    """Everything that defines an experiment on the Long Range Arena."""
+class _TaskFields:
+    """Data: released or generated, texts or pictures."""
 
     task: str = data(
         "Task of the Long Range Arena.",
@@ -136,40 +135,22 @@ class LRARecipe:
         "Mask black pixels, as the JAX code does.", default=False
     )
 
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _ClassifierFields(ModelFields):
     attention: str = model(
         "What mixes tokens: luna, softmax (the baseline) or another name of "
         "luna_tf.models.lra_mixers.",
         default="luna",
     )
-    packed_length: int = model(
-        "Slots of the packed sequence; softmax has none.", minimum=1
-    )
-    num_layers: int = model("Encoder blocks.", minimum=1)
-    hidden_dim: int = model("Width.", minimum=1)
-    intermediate_dim: int = model("Width inside feed-forward.", minimum=1)
-    num_heads: int = model("Heads that unpack.", minimum=1)
-    num_pack_heads: int | None = model(
-        "Heads that pack; null: as many as unpack.", default=None, minimum=1
-    )
-    tie_key_value: bool = model(
-        "One projection for keys and values.", default=False
-    )
-    share_layers: bool = model("The same weights in all blocks.", default=False)
-    dropout: float = model("Dropout; 0: off.", minimum=0.0, below=1.0)
+    tie_key_value: bool = changed(ModelFields, "tie_key_value", False)
     attention_dropout: float | None = model(
         "Of attention weights; null: as dropout.",
         default=None,
         minimum=0.0,
         below=1.0,
     )
-    activation_dropout: float = model(
-        "Inside feed-forward; 0: off.", default=0.0, minimum=0.0, below=1.0
-    )
-    position_embedding: str = model(
-        "Position embedding.",
-        default="learned",
-        choices=("learned", "sinusoidal"),
-    )
+    share_layers: bool = model("The same weights in all blocks.", default=False)
     pooling: str = model(
         "Vector that is classified.",
         default="cls",
@@ -194,71 +175,19 @@ class LRARecipe:
         default="keras",
         choices=("keras", "bert", "fairseq"),
     )
-    contraction: str = model(
-        "Order of the attention's products; same result.",
-        default="auto",
-        choices=("auto", "direct", "absorbed"),
-    )
-    normalize_first: bool = model("Pre-norm blocks.", default=False)
-    remat: bool = model("Recompute blocks to save memory.", default=False)
 
-    batch_size: int = training("Examples per step.", minimum=1)
-    accumulation_steps: int = training(
-        "Parts into which a replica divides its examples to save memory.",
-        default=1,
-        minimum=1,
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LRARecipe(TrainingFields, _ClassifierFields, _TaskFields):
+    """Everything that defines an experiment on the Long Range Arena."""
+
+    schedule: str = changed(TrainingFields, "schedule", dataclasses.MISSING)
+    decay_norms_and_biases: bool = changed(
+        TrainingFields, "decay_norms_and_biases", True
     )
-    train_steps: int = training("Steps in all.", minimum=1)
-    train_minutes: float | None = training(
-        "Stop after so many minutes of training steps, compiling and "
-        "validation left out; null: no limit.",
-        default=None,
-        above=0.0,
-    )
-    learning_rate: float = training("Peak learning rate.", above=0.0)
-    schedule: str = training(
-        "Course after the warm-up.", choices=("cosine", "inverse_sqrt")
-    )
-    warmup_steps: int = training("Steps of linear warm-up.", minimum=0)
-    initial_learning_rate: float = training(
-        "Start of the warm-up, inverse_sqrt only.", default=1e-7, minimum=0.0
-    )
-    weight_decay: float = training(
-        "Decoupled, times the learning rate; 0: off.", minimum=0.0
-    )
-    beta_1: float = training(
-        "Memory of AdamW's mean gradient.", default=0.9, minimum=0.0, below=1.0
-    )
-    beta_2: float = training(
-        "Memory of its mean squared gradient.",
-        default=0.999,
-        minimum=0.0,
-        below=1.0,
-    )
-    epsilon: float = training(
-        "Smallest divisor of AdamW.", default=1e-7, above=0.0
-    )
-    clip_norm: float = training(
-        "Largest norm of all gradients together; 0: off.",
-        default=0.0,
-        minimum=0.0,
-    )
-    precision: str = training(
-        "Number format of the layers; auto: mixed_bfloat16 on a TPU.",
-        default="auto",
-        choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
-    )
-    seed: int = training(
-        "Of weights, dropout and data order.", default=0, minimum=0
-    )
-    eval_every: int = training("Steps between validations.", minimum=1)
-    steps_per_loop: int = training(
-        "Steps between readings of the loss.", default=25, minimum=1
-    )
-    jit_compile: bool = training(
-        "Compile with XLA where one CPU or GPU trains; a TPU always does.",
-        default=True,
-    )
+    beta_2: float = changed(TrainingFields, "beta_2", 0.999)
+    epsilon: float = changed(TrainingFields, "epsilon", 1e-7)
+    clip_norm: float = changed(TrainingFields, "clip_norm", 0.0)
 
     def __post_init__(self) -> None:
         check_recipe(self)

@@ -21,7 +21,7 @@ from . import (
     tokenizers,
 )
 from .mlm_recipe import PROGRAM, MLMRecipe
-from .recipe_fields import EncoderFields
+from .recipe_fields import BackboneFields
 
 if TYPE_CHECKING:
     import keras
@@ -196,7 +196,7 @@ def make_backbone(
     """The encoder of a recipe.
 
     Args:
-        recipe: has `EncoderFields`, `sequence_length` and `seed`.
+        recipe: has `BackboneFields`, `sequence_length` and `seed`.
         vocabulary_size: number of token ids.
         precision: number format of the layers.
 
@@ -205,7 +205,7 @@ def make_backbone(
     """
     from luna_tf.models import LunaBackbone
 
-    names = [field.name for field in dataclasses.fields(EncoderFields)]
+    names = [field.name for field in dataclasses.fields(BackboneFields)]
     values = {name: getattr(recipe, name) for name in names}
     if recipe.attention == "softmax":
         # What it has no use for keeps the default of the model.

@@ -10,7 +10,7 @@ from luna_tf.training.recipes import RecipeError, setting
 
 from . import flags
 from .recipe_checks import check_recipe
-from .recipe_fields import EncoderFields, TrainingFields, encoder
+from .recipe_fields import BackboneFields, TrainingFields, model
 
 data = functools.partial(setting, group="Data")
 masks = functools.partial(setting, group="Masks")
@@ -145,18 +145,17 @@ class _MaskFields:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _MlmModelFields(EncoderFields):
-    initialization: str = encoder(
+class _MlmModelFields(BackboneFields):
+    initialization: str = model(
         "Initial weights: the habit of Keras or an official one.",
         default="bert",
         choices=("keras", "bert", "fairseq"),
     )
-    share_embeddings: bool = encoder(
+    share_embeddings: bool = model(
         "The table of the tokens is that of the output too.", default=True
     )
 
 
-# Dataclasses take fields from the last base first.
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MLMRecipe(TrainingFields, _MlmModelFields, _MaskFields, _CorpusFields):
     """Everything that defines a pretraining."""

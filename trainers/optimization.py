@@ -45,9 +45,9 @@ def make_optimizer(recipe: Any, precision: str) -> keras.optimizers.Optimizer:
     """The optimizer of a recipe.
 
     Args:
-        recipe: for `make_schedule`; has `weight_decay`, `beta_1`, `beta_2`,
-            `epsilon` and `clip_norm` too. Where `decay_norms_and_biases` is
-            False, weight decay leaves these alone.
+        recipe: for `make_schedule`; has `weight_decay`,
+            `decay_norms_and_biases`, `beta_1`, `beta_2`, `epsilon` and
+            `clip_norm` too.
         precision: number format of the layers; float16 needs a scaled loss.
     """
     import keras
@@ -60,7 +60,7 @@ def make_optimizer(recipe: Any, precision: str) -> keras.optimizers.Optimizer:
         epsilon=recipe.epsilon,
         global_clipnorm=recipe.clip_norm or None,
     )
-    if not getattr(recipe, "decay_norms_and_biases", True):
+    if not recipe.decay_norms_and_biases:
         # By names as Keras or as TensorFlow has them.
         optimizer.exclude_from_weight_decay(
             var_names=[r"(^|/)(gamma|beta|bias|output_bias)(:\d+)?$"]

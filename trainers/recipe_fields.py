@@ -1,70 +1,99 @@
-"""Fields that several recipes share: encoders, and how they are trained."""
+"""Fields that recipes share: models, and how they are trained.
+
+A recipe inherits them and sets the defaults that differ (`changed`).
+Dataclasses take fields from the last base first, and a field that is changed
+keeps its place.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 from luna_tf.training.recipes import setting
 
-encoder = functools.partial(setting, group="Model")
+model = functools.partial(setting, group="Model")
 training = functools.partial(setting, group="Training")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EncoderFields:
-    """What makes a `LunaBackbone`, by the names of its arguments."""
+def changed(base: type, name: str, default: Any, **limits: Any) -> Any:
+    """Declares a field of a base class again, with another default.
 
-    attention: str = encoder(
+    Args:
+        base: recipe fields.
+        name: field of `base`.
+        default: its new default; `dataclasses.MISSING`: every recipe gives it.
+        **limits: arguments of `setting` that change too.
+
+    Returns:
+        A `dataclasses.field`.
+    """
+    fields = {field.name: field for field in dataclasses.fields(base)}
+    metadata = dict(fields[name].metadata)
+    description = metadata.pop("description")
+    return setting(description, default=default, **{**metadata, **limits})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelFields:
+    """Blocks of Luna attention."""
+
+    attention: str = model(
         "What mixes tokens; softmax is the baseline.",
         default="luna",
         choices=("luna", "softmax"),
     )
-    packed_length: int = encoder(
+    packed_length: int = model(
         "Slots of the packed sequence; softmax has none.", minimum=1
     )
-    num_layers: int = encoder("Blocks.", minimum=1)
-    hidden_dim: int = encoder("Width.", minimum=1)
-    intermediate_dim: int = encoder("Width inside feed-forward.", minimum=1)
-    num_heads: int = encoder("Heads that unpack.", minimum=1)
-    num_pack_heads: int | None = encoder(
+    num_layers: int = model("Blocks.", minimum=1)
+    hidden_dim: int = model("Width.", minimum=1)
+    intermediate_dim: int = model("Width inside feed-forward.", minimum=1)
+    num_heads: int = model("Heads that unpack.", minimum=1)
+    num_pack_heads: int | None = model(
         "Heads that pack; null: as many as unpack.", default=None, minimum=1
     )
-    tie_key_value: bool = encoder(
+    tie_key_value: bool = model(
         "One projection for keys and values.", default=True
     )
-    dropout: float = encoder("Dropout; 0: off.", minimum=0.0, below=1.0)
-    attention_dropout: float = encoder(
-        "Of attention weights; 0: off.", default=0.0, minimum=0.0, below=1.0
-    )
-    activation_dropout: float = encoder(
+    dropout: float = model("Dropout; 0: off.", minimum=0.0, below=1.0)
+    activation_dropout: float = model(
         "Inside feed-forward; 0: off.", default=0.0, minimum=0.0, below=1.0
     )
-    position_embedding: str = encoder(
+    position_embedding: str = model(
         "Position embedding.",
         default="learned",
         choices=("learned", "sinusoidal"),
     )
-    normalize_first: bool = encoder("Pre-norm blocks.", default=False)
-    normalize_embeddings: bool = encoder(
-        "Layer norm on the embeddings.", default=True
-    )
-    dynamic_packing: bool = encoder(
-        "As many slots as tokens, if these are fewer.", default=True
-    )
-    contraction: str = encoder(
+    normalize_first: bool = model("Pre-norm blocks.", default=False)
+    contraction: str = model(
         "Order of the attention's products; same result.",
         default="auto",
         choices=("auto", "direct", "absorbed"),
     )
-    remat: bool = encoder("Recompute blocks to save memory.", default=False)
+    remat: bool = model("Recompute blocks to save memory.", default=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingFields:
-    """Batches, optimizer, learning rate and what is done how often."""
+class BackboneFields(ModelFields):
+    """What makes a `LunaBackbone`, by the names of its arguments."""
 
-    batch_size: int = training("Rows per step, over all replicas.", minimum=1)
+    attention_dropout: float = model(
+        "Of attention weights; 0: off.", default=0.0, minimum=0.0, below=1.0
+    )
+    normalize_embeddings: bool = model(
+        "Layer norm on the embeddings.", default=True
+    )
+    dynamic_packing: bool = model(
+        "As many slots as tokens, if these are fewer.", default=True
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepFields:
+    """Optimizer, learning rate and what is done how often."""
+
     accumulation_steps: int = training(
         "Parts into which a replica divides its rows to save memory.",
         default=1,
@@ -85,7 +114,9 @@ class TrainingFields:
     )
     warmup_steps: int = training("Steps of linear warm-up.", minimum=0)
     initial_learning_rate: float = training(
-        "Start of the warm-up, inverse_sqrt only.", default=1e-7, minimum=0.0
+        "Start of the warm-up; cosine and polynomial start at 0.",
+        default=1e-7,
+        minimum=0.0,
     )
     weight_decay: float = training(
         "Decoupled, times the learning rate; 0: off.", minimum=0.0
@@ -128,3 +159,13 @@ class TrainingFields:
         "Compile with XLA where one CPU or GPU trains; a TPU always does.",
         default=True,
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _BatchFields:
+    batch_size: int = training("Rows per step, over all replicas.", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingFields(StepFields, _BatchFields):
+    """Training on batches with the same number of rows each."""

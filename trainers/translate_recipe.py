@@ -10,10 +10,9 @@ from luna_tf.training.recipes import RecipeError, setting
 
 from . import flags
 from .recipe_checks import check_recipe
+from .recipe_fields import BackboneFields, StepFields, changed, model, training
 
 data = functools.partial(setting, group="Data")
-model = functools.partial(setting, group="Model")
-training = functools.partial(setting, group="Training")
 decoding = functools.partial(setting, group="Decoding")
 
 # Between two aligned files.
@@ -21,8 +20,8 @@ ALIGNED = "::"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TranslateRecipe:
-    """Everything that defines a translation experiment."""
+class _PairFields:
+    """Pairs of sentences, and their subwords."""
 
     train_data: str | None = data(
         "TSV files with a header (names, globs, .gz, gs://; commas between "
@@ -92,90 +91,55 @@ class TranslateRecipe:
         minimum=1,
     )
 
-    attention: str = model(
-        "Attention of the blocks; softmax is the baseline.",
-        default="luna",
-        choices=("luna", "softmax"),
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _SequenceToSequenceFields(BackboneFields):
+    hidden_dim: int = changed(
+        BackboneFields, "hidden_dim", dataclasses.MISSING, minimum=4
     )
-    packed_length: int = model(
-        "Slots of the packed sequence; softmax has none.", minimum=1
+    position_embedding: str = changed(
+        BackboneFields, "position_embedding", "sinusoidal"
     )
-    num_layers: int = model("Encoder blocks.", minimum=1)
+    normalize_embeddings: bool = changed(
+        BackboneFields, "normalize_embeddings", False
+    )
     num_decoder_layers: int | None = model(
         "Decoder blocks; null: as many.", default=None, minimum=1
-    )
-    hidden_dim: int = model("Width.", minimum=4)
-    intermediate_dim: int = model("Width inside feed-forward.", minimum=1)
-    num_heads: int = model("Heads that unpack.", minimum=1)
-    num_pack_heads: int | None = model(
-        "Heads that pack; null: as many as unpack.", default=None, minimum=1
-    )
-    tie_key_value: bool = model(
-        "One projection for keys and values.", default=True
     )
     share_embeddings: str = model(
         "Which tables are one: all, decoder (its input and output) or none.",
         default="all",
         choices=("all", "decoder", "none"),
     )
-    dropout: float = model("Dropout; 0: off.", minimum=0.0, below=1.0)
-    attention_dropout: float = model(
-        "Of attention weights; 0: off.", default=0.0, minimum=0.0, below=1.0
-    )
-    activation_dropout: float = model(
-        "Inside feed-forward; 0: off.", default=0.0, minimum=0.0, below=1.0
-    )
-    position_embedding: str = model(
-        "Position embedding.",
-        default="sinusoidal",
-        choices=("sinusoidal", "learned"),
-    )
-    normalize_first: bool = model("Pre-norm blocks.", default=False)
-    normalize_embeddings: bool = model(
-        "Layer norm on the embeddings.", default=False
-    )
-    dynamic_packing: bool = model(
-        "As many slots as tokens, if these are fewer.", default=True
-    )
     initialization: str = model(
         "Initial weights: the habit of Keras or the official one.",
         default="keras",
         choices=("keras", "fairseq"),
     )
-    remat: bool = model("Recompute blocks to save memory.", default=False)
 
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _BatchFields:
     tokens_per_batch: int = training(
         "Source or target tokens per step, whichever are more, with padding, "
         "over all replicas.",
         minimum=8,
     )
-    accumulation_steps: int = training(
-        "Parts into which a replica divides its examples to save memory.",
-        default=1,
-        minimum=1,
-    )
-    train_steps: int = training("Steps in all.", minimum=1)
-    train_minutes: float | None = training(
-        "Stop after so many minutes of training steps (compiling, validation "
-        "and restarts not counted); null: never.",
-        default=None,
-        above=0.0,
-    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _TeachingFields(StepFields, _BatchFields):
     label_smoothing: float = training(
         "Share of the target spread over all subwords.",
         default=0.1,
         minimum=0.0,
         below=1.0,
     )
-    learning_rate: float = training("Peak learning rate.", above=0.0)
-    schedule: str = training(
-        "Course after the warm-up.",
-        default="inverse_sqrt",
-        choices=("inverse_sqrt", "milestone", "cosine"),
-    )
-    warmup_steps: int = training("Steps of linear warm-up.", minimum=0)
-    initial_learning_rate: float = training(
-        "Start of the warm-up, not with cosine.", default=1e-7, minimum=0.0
+    schedule: str = changed(
+        StepFields,
+        "schedule",
+        "inverse_sqrt",
+        choices=("polynomial", "inverse_sqrt", "milestone", "cosine"),
     )
     milestones: str | None = training(
         "Steps at which the rate is multiplied, commas between them; "
@@ -188,41 +152,18 @@ class TranslateRecipe:
         above=0.0,
         below=1.0,
     )
-    weight_decay: float = training(
-        "Decoupled, times the learning rate; 0: off.", default=0.0, minimum=0.0
+    weight_decay: float = changed(StepFields, "weight_decay", 0.0)
+    decay_norms_and_biases: bool = changed(
+        StepFields, "decay_norms_and_biases", True
     )
-    beta_1: float = training(
-        "Memory of AdamW's mean gradient.", default=0.9, minimum=0.0, below=1.0
-    )
-    beta_2: float = training(
-        "Memory of its mean squared gradient.",
-        default=0.98,
-        minimum=0.0,
-        below=1.0,
-    )
-    epsilon: float = training(
-        "Smallest divisor of AdamW.", default=1e-8, above=0.0
-    )
-    clip_norm: float = training(
-        "Largest norm of all gradients together; 0: off.",
-        default=0.0,
-        minimum=0.0,
-    )
+    epsilon: float = changed(StepFields, "epsilon", 1e-8)
+    clip_norm: float = changed(StepFields, "clip_norm", 0.0)
     average_checkpoints: int = training(
         "Take the mean of the weights at the last so many validations where "
         "it validates better than the best single ones; 0: off.",
         default=0,
         minimum=0,
     )
-    precision: str = training(
-        "Number format of the layers; auto: mixed_bfloat16 on a TPU.",
-        default="auto",
-        choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
-    )
-    seed: int = training(
-        "Of weights, dropout and data order.", default=0, minimum=0
-    )
-    eval_every: int = training("Steps between validations.", minimum=1)
     validation_bleu_pairs: int = training(
         "Pairs of the validation set that are also translated greedily at "
         "every validation; 0: none.",
@@ -234,11 +175,10 @@ class TranslateRecipe:
         default=10,
         minimum=1,
     )
-    jit_compile: bool = training(
-        "Compile with XLA where one CPU or GPU trains; a TPU always does.",
-        default=True,
-    )
 
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _DecodingFields:
     beam_size: int = decoding(
         "Candidates of the beam search; 1: greedy.", default=4, minimum=1
     )
@@ -258,6 +198,13 @@ class TranslateRecipe:
         default=3,
         minimum=0,
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TranslateRecipe(
+    _DecodingFields, _TeachingFields, _SequenceToSequenceFields, _PairFields
+):
+    """Everything that defines a translation experiment."""
 
     def __post_init__(self) -> None:
         check_recipe(self)

@@ -8,6 +8,7 @@ import os
 import sys
 from typing import Any
 
+from luna_tf.training import files
 from luna_tf.training.recipes import RecipeError, setting
 
 from . import flags, one_shot, presets
@@ -84,11 +85,11 @@ class ConvertFlags:
             path = getattr(self, name)
             if path is not None and not os.path.exists(path):
                 raise RecipeError(f"{name}={path} does not exist.")
-        if os.path.isdir(self.output) and os.listdir(self.output):
+        is_file = self.output.endswith((".npz", ".safetensors"))
+        if not is_file and not files.is_new_folder(self.output):
             raise RecipeError(
                 f"output={self.output} is not empty: allowed is a new folder."
             )
-        is_file = self.output.endswith((".npz", ".safetensors"))
         if self.preset is not None and not is_file:
             raise RecipeError(
                 f"output={self.output} is not possible with preset: allowed is "
@@ -138,7 +139,8 @@ def convert(given: ConvertFlags) -> None:
         task = checkpoints.text_classifier(
             weights, options, given.head, *others
         )
-    task.save_to_preset(given.output)
+    files.remove(given.output)  # it is empty
+    files.write_folder_by(given.output, task.save_to_preset)
     print(
         f"{type(task).__name__} with {task.count_params():,} parameters in "
         f"{given.output}"
@@ -177,7 +179,11 @@ def _preprocessor(given: ConvertFlags, arguments: Any) -> Any:
         if given.head is None
         else models.LunaTextClassifierPreprocessor
     )
-    return kind(tokenizer, use_segments=arguments["num_segments"] > 0)
+    return kind(
+        tokenizer,
+        sequence_length=arguments["max_sequence_length"],
+        use_segments=arguments["num_segments"] > 0,
+    )
 
 
 def _write_weights(given: ConvertFlags) -> None:

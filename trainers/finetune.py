@@ -98,6 +98,7 @@ def run(command: flags.Command) -> int:
             print(session.input_benchmark(trainer, sources["train"]))
             return 0
         if placement.is_chief:
+            session.clear_folder(command, finetune_report.FILES)
             session.record(command, placement, precision)
             files.write_text(labels, names)
         print("Compiling the training step ...", flush=True)

@@ -82,10 +82,12 @@ def run(command: flags.Command) -> int:
     lra_data.check(recipe, command.given)
     session.schedule(command)
     placement = session.start(command)
+    if machine.predictions is not None:
+        lra_weights.check_predictions(machine.predictions, mode)
     if will_train:
         session.open_folder(command, lra_report.FILES, placement.is_chief)
     elif mode != "input_benchmark":
-        lra_weights.check(weights, folder, machine.predictions)
+        lra_weights.check(weights, folder)
     trainer = make_trainer(recipe, placement, command.machine.data_service)
     network = trainer.loop.model
     print(f"# Recipe ({command.config})\n{recipes.to_yaml(recipe)}", flush=True)
@@ -105,6 +107,7 @@ def run(command: flags.Command) -> int:
         return 0
     if will_train and splits:
         if placement.is_chief:
+            session.clear_folder(command, lra_report.FILES)
             session.record(
                 command, placement, session.precision_of(recipe, placement)
             )

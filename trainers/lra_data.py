@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from luna_tf.training.recipes import RecipeError
 
-from . import lra_tasks
+from . import flags, lra_tasks
 
 if TYPE_CHECKING:
     from luna_tf.data.lra.batches import TokenIds
+    from luna_tf.data.lra.pathfinder_generator import PathfinderConfig
     from luna_tf.training.sources import IndexedSource
 
     from .lra_recipe import LRARecipe
@@ -41,11 +42,10 @@ def check(recipe: LRARecipe, given: Collection[str]) -> None:
                 f"{', '.join(f'--{name}' for name in unused)} is not possible "
                 "with data_dir: released files are read as they are."
             )
-        path = os.path.expanduser(recipe.data_dir)
-        if not os.path.exists(path):
+        if not os.path.exists(os.path.expanduser(recipe.data_dir)):
             raise RecipeError(
-                f"data_dir={recipe.data_dir!r} is not possible: there is no "
-                f"such file or folder with the data of {task.title}."
+                f"data_dir={recipe.data_dir!r} is not possible. "
+                + _what_is_missing(recipe)
             )
         return
     if recipe.task == "listops":
@@ -53,6 +53,16 @@ def check(recipe: LRARecipe, given: Collection[str]) -> None:
             _listops_config(recipe)
         except ValueError as error:
             raise RecipeError(str(error)) from error
+
+
+def _what_is_missing(recipe: LRARecipe) -> str:
+    """What the reader of a task says of a folder that is not there."""
+    flags.import_tensorflow()
+    try:
+        _LOADERS[recipe.task](recipe, "")
+    except FileNotFoundError as error:
+        return str(error)
+    raise AssertionError(f"{recipe.data_dir} appeared")
 
 
 def load(recipe: LRARecipe, folder: str) -> Splits:
@@ -89,7 +99,29 @@ def load(recipe: LRARecipe, folder: str) -> Splits:
     source = recipe.data_dir or cache
     print(f"Data: {sizes} examples, from {source} ({elapsed})", flush=True)
     _tell_what_is_cut(recipe, splits)
+    _check_real_tokens(recipe, splits)
     return splits
+
+
+def _check_real_tokens(recipe: LRARecipe, splits: Splits) -> None:
+    """Refuses `max_real_tokens` that some example exceeds."""
+    if recipe.max_real_tokens is None:
+        return
+    marks = recipe.add_cls + recipe.add_eos
+    longest = 0
+    for split in splits.values():
+        for sequences in documents(split):
+            longest = max(longest, int(sequences.lengths.max()) + marks)
+        if lra_tasks.TASKS[recipe.task].picture is not None:
+            pixels = split.pixels.reshape(len(split), -1)
+            real = (pixels > 0).sum(axis=1).max()
+            longest = max(longest, int(real) + marks)
+    longest = min(longest, recipe.row_length)
+    if longest > recipe.max_real_tokens:
+        raise RecipeError(
+            f"max_real_tokens={recipe.max_real_tokens} is not possible: "
+            f"allowed is at least {longest}, as the longest example has."
+        )
 
 
 def _tell_what_is_cut(recipe: LRARecipe, splits: Splits) -> None:
@@ -351,11 +383,19 @@ def _images(recipe: LRARecipe, cache: str) -> Splits:
 def _pathfinder(recipe: LRARecipe, cache: str) -> Splits:
     from luna_tf.data.lra.pathfinder_files import load_pathfinder_folder
     from luna_tf.data.lra.pathfinder_generator import PathfinderConfig
-    from luna_tf.data.lra.pathfinder_records import load_or_generate_pathfinder
+    from luna_tf.data.lra.pathfinder_records import (
+        load_or_generate_pathfinder,
+        read_pathfinder_records,
+        records_config,
+    )
     from luna_tf.training.progress import ProgressBar
 
     size = lra_tasks.image_size(recipe)
     if recipe.data_dir is not None:
+        found = records_config(recipe.data_dir)
+        if found is not None:
+            _check_pictures(recipe, found)
+            return read_pathfinder_records(recipe.data_dir)
         return load_pathfinder_folder(
             recipe.data_dir,
             size,
@@ -370,6 +410,18 @@ def _pathfinder(recipe: LRARecipe, cache: str) -> Splits:
         return load_or_generate_pathfinder(
             cache, config, progress=lambda done, _: bar.update(done)
         )
+
+
+def _check_pictures(recipe: LRARecipe, found: PathfinderConfig) -> None:
+    size = lra_tasks.image_size(recipe)
+    given = {"image_size": size, "difficulty": recipe.difficulty}
+    for name, value in given.items():
+        there = getattr(found, name)
+        if there != value:
+            raise RecipeError(
+                f"{name}={value} is not possible with data_dir="
+                f"{recipe.data_dir}: allowed is {there}, as its pictures are."
+            )
 
 
 def _check_classes(recipe: LRARecipe, names: Sequence[str]) -> None:

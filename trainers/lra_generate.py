@@ -64,7 +64,8 @@ def main(argv: list[str]) -> int:
         Exit status: 0; 1 when files cannot be written; 2 for what the user
         can put right; 130 after an interrupt.
     """
-    return one_shot.run(NAME, HELP, GenerateFlags, argv, write)
+    again = " The same command goes on."
+    return one_shot.run(NAME, HELP, GenerateFlags, argv, write, again)
 
 
 def write(given: GenerateFlags) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import sys
@@ -14,7 +15,7 @@ from absl import flags as absl_flags
 from luna_tf.training import files
 from luna_tf.training.recipes import RecipeError
 
-from . import flags, lra_attention
+from . import flags, lra_attention, session
 from .lra_recipe import PROGRAM
 from .lra_tasks import TASKS
 
@@ -114,7 +115,9 @@ def write(folders: list[str], output_dir: str) -> list[str]:
         try:
             files.prepare_folder(output_dir)
             files.write_text(path, text)
-        except OSError as error:
+        except Exception as error:
+            if not session.is_about_files(error):
+                raise
             raise RecipeError(
                 f"--output_dir={output_dir} cannot be written to: {error}."
             ) from error
@@ -134,7 +137,6 @@ def read(folder: str) -> Any:
     Raises:
         RecipeError: it holds no finished run.
     """
-
     path = files.join(folder, "results.json")
     if not files.exists(path):
         raise RecipeError(f"{folder} holds no results.json.")
@@ -145,6 +147,10 @@ def read(folder: str) -> Any:
             f"{folder} holds no run of this version of luna-lra: "
             f"{type(error).__name__}: {error}"
         ) from error
+    except Exception as error:
+        if not session.is_about_files(error):
+            raise
+        raise RecipeError(f"{folder} cannot be read: {error}") from error
 
 
 def _read(folder: str) -> Any:
@@ -162,12 +168,18 @@ def _read(folder: str) -> Any:
     recipe = files.join(folder, "recipe.yaml")
     if not files.exists(recipe):
         raise ValueError("there is no recipe.yaml")
+    defaults = {
+        field.name: field.default
+        for field in dataclasses.fields(PROGRAM.schema)
+        if field.default is not dataclasses.MISSING
+    }
     environment = _json(files.join(folder, "environment.json"), [])
     attention = _json(files.join(folder, lra_attention.TOKENS), {})
     return Run(
         name=Path(folder).name,
         results=results,
-        recipe=recipes.read_yaml(recipe, PROGRAM.folder),
+        # Of a run from before a field was, it has the default.
+        recipe={**defaults, **recipes.read_yaml(recipe, PROGRAM.folder)},
         environment=[dict(start) for start in environment],
         history=_history(files.join(folder, "history.csv")),
         pictures=_pictures(folder),

@@ -151,6 +151,13 @@ class _ClassifierFields(ModelFields):
         below=1.0,
     )
     share_layers: bool = model("The same weights in all blocks.", default=False)
+    max_real_tokens: int | None = model(
+        "Most tokens of a row without its padding, such as black pixels; that "
+        "is then left out of computing, with the same result. null: it is "
+        "computed too.",
+        default=None,
+        minimum=1,
+    )
     pooling: str = model(
         "Vector that is classified.",
         default="cls",

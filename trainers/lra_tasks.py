@@ -125,6 +125,12 @@ def check(recipe: LRARecipe) -> None:
             f"task={recipe.task} needs {', '.join(missing)}: null is not "
             f"possible. {_HINTS.get(missing[0], '')}".rstrip()
         )
+    if recipe.max_real_tokens is not None and task.picture is not None:
+        if not recipe.black_is_padding:
+            raise RecipeError(
+                f"max_real_tokens={recipe.max_real_tokens} is not possible "
+                "without black_is_padding: of pictures only black is padding."
+            )
     if recipe.task == "listops":
         _check_expressions(recipe)
     elif task.picture is not None:

@@ -29,13 +29,35 @@ def is_saved_model(weights: str) -> bool:
     return files.exists(files.join(weights, "saved_model.pb"))
 
 
-def check(weights: str, folder: str, predictions: str | None) -> None:
-    """Refuses weights that are not there, and answers without a place.
+def check_predictions(path: str, mode: str) -> None:
+    """Refuses answers without a place, or where nothing is answered.
+
+    Args:
+        path: what `--predictions` says.
+        mode: what `--mode` says.
+
+    Raises:
+        RecipeError: saying what is allowed.
+    """
+    if mode not in ("train_and_evaluate", "evaluate"):
+        raise RecipeError(
+            f"--predictions={path} is not possible with --mode={mode}: it is "
+            "for train_and_evaluate and evaluate."
+        )
+    folder = os.path.dirname(path)
+    if not files.exists(folder or "."):
+        raise RecipeError(
+            f"--predictions={path} is not possible: there is no folder "
+            f"{folder}."
+        )
+
+
+def check(weights: str, folder: str) -> None:
+    """Refuses weights that are not there.
 
     Args:
         weights: what `--weights` says.
         folder: the model_dir, which is made if need be.
-        predictions: what `--predictions` says.
 
     Raises:
         RecipeError: saying what is allowed.
@@ -57,13 +79,6 @@ def check(weights: str, folder: str, predictions: str | None) -> None:
         raise RecipeError(
             f"--weights={weights} is not possible: there is no such file. "
             f"Allowed is {ALLOWED}."
-        )
-    if predictions is not None and not files.exists(
-        os.path.dirname(predictions) or "."
-    ):
-        raise RecipeError(
-            f"--predictions={predictions} is not possible: there is no folder "
-            f"{os.path.dirname(predictions)}."
         )
     try:
         files.prepare_folder(folder)

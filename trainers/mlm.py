@@ -21,7 +21,7 @@ from . import (
     tokenizers,
 )
 from .mlm_recipe import PROGRAM, MLMRecipe
-from .recipe_fields import BackboneFields
+from .recipe_fields import BackboneFields, backbone_arguments
 
 if TYPE_CHECKING:
     import keras
@@ -64,7 +64,8 @@ def run(command: flags.Command) -> int:
     elif mode in ("evaluate", "export"):
         session.check_trained(folder)
     print(f"# Recipe ({command.config})\n{recipes.to_yaml(recipe)}", flush=True)
-    corpus = mlm_data.corpus_files(recipe)
+    if mode != "export":
+        corpus = mlm_data.corpus_files(recipe)
     if mode in ("vocab", "export") and not placement.is_chief:
         return 0
     # One worker learns and tokenizes, the others read.
@@ -73,6 +74,8 @@ def run(command: flags.Command) -> int:
     if mode in ("evaluate", "export"):
         tokenizer = tokenizers.read_of_run(folder)
     else:
+        if will_train and placement.is_chief:
+            session.clear_folder(command, mlm_report.FILES)
         tokenizer = mlm_data.load_tokenizer(recipe, folder, corpus)
     print(f"Subwords: {tokenizer.vocabulary_size():,}", flush=True)
     if mode == "vocab":
@@ -110,16 +113,17 @@ def run(command: flags.Command) -> int:
         if placement.is_chief:
             session.record(command, placement, precision)
         print("Compiling the training step ...", flush=True)
-        trained = session.train(
-            trainer,
-            command,
-            placement,
-            source,
-            mlm_data.indexed_source(rows.validation, masking, recipe.seed),
-            _draw,
-            mlm_report.metrics,
-            recipe.train_minutes,
-        )
+        with mlm_data.explained(recipe, rows.corpus):
+            trained = session.train(
+                trainer,
+                command,
+                placement,
+                source,
+                mlm_data.indexed_source(rows.validation, masking, recipe.seed),
+                _draw,
+                mlm_report.metrics,
+                recipe.train_minutes,
+            )
         if trained.stopped_by is not None:
             print(session.stopped_text(trained, folder))
             return session.stopped_status(trained)
@@ -206,16 +210,6 @@ def make_backbone(
     from luna_tf.models import LunaBackbone
 
     names = [field.name for field in dataclasses.fields(BackboneFields)]
-    values = {name: getattr(recipe, name) for name in names}
-    if recipe.attention == "softmax":
-        # What it has no use for keeps the default of the model.
-        for name in (
-            "num_pack_heads",
-            "tie_key_value",
-            "dynamic_packing",
-            "contraction",
-        ):
-            values.pop(name)
     sinusoidal = recipe.position_embedding == "sinusoidal"
     return LunaBackbone(
         vocabulary_size=vocabulary_size,
@@ -224,7 +218,7 @@ def make_backbone(
         embedding_scale=recipe.hidden_dim**0.5 if sinusoidal else 1.0,
         seed=recipe.seed,
         dtype=precision,
-        **values,
+        **backbone_arguments(recipe, names),
     )
 
 

@@ -51,7 +51,7 @@ def fill(
     Returns:
         `count` blanks, or fewer where there are not so many rows.
     """
-    special = tokenizer.special_token_ids
+    special = tokenizer.unguessable_token_ids
     rng = np.random.default_rng(seed)
     blanks = []
     for row, places in _rows(tokenizer, table, count):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,7 +53,9 @@ def corpus_files(recipe: MLMRecipe, kind: str = "train") -> CorpusFiles:
 
     given = getattr(recipe, f"{kind}_data")
     try:
-        return find_files(sample_path() if given is None else given)
+        return find_files(
+            sample_path() if given is None else given, recipe.skip_malformed
+        )
     except CorpusError as error:
         raise RecipeError(f"{kind}_data: {error}") from error
 
@@ -95,7 +99,7 @@ def load_tokenizer(recipe: MLMRecipe, folder: str, corpus: CorpusFiles) -> Any:
 
     made_from: dict[str, Any]
     if recipe.vocabulary is not None:
-        tokenizer = tokenizers.read(recipe.vocabulary)
+        tokenizer = tokenizers.read(recipe.vocabulary, recipe.lowercase)
         made_from = {"digest": tokenizers.digest(tokenizer)}
         return tokenizers.load_or_learn(folder, made_from, lambda: tokenizer)
     made_from = {
@@ -210,6 +214,7 @@ def _check_training_text(recipe: MLMRecipe, corpus: CorpusFiles) -> None:
     """Refuses text of which nothing is left to train on."""
     from luna_tf.data.corpus import (
         CorpusError,
+        check_whole,
         divide,
         explained,
         read_documents,
@@ -218,6 +223,8 @@ def _check_training_text(recipe: MLMRecipe, corpus: CorpusFiles) -> None:
     documents = read_documents(corpus, **_reading(recipe))
     documents = divide(documents, _fractions(recipe))["train"]
     try:
+        for path in corpus.paths:
+            check_whole(path)
         with explained(corpus):
             found = any(True for _ in documents.take(1))
     except CorpusError as error:
@@ -285,13 +292,37 @@ def describe(rows: Rows, recipe: MLMRecipe) -> str:
     )
 
 
+@contextlib.contextmanager
+def explained(recipe: MLMRecipe, corpus: CorpusFiles) -> Iterator[None]:
+    """Tells where text that is read while training is malformed.
+
+    Args:
+        recipe: the recipe; only with source=text it is read then.
+        corpus: the files that are read.
+
+    Raises:
+        RecipeError: in place of what TensorFlow raises.
+    """
+    from luna_tf.data.corpus import CorpusError
+    from luna_tf.data.corpus import explained as explained_text
+
+    if recipe.source != "text":
+        yield
+        return
+    try:
+        with explained_text(corpus):
+            yield
+    except CorpusError as error:
+        raise RecipeError(f"train_data: {error}") from error
+
+
 def make_masking(recipe: MLMRecipe, tokenizer: Any) -> Masking:
     """How a recipe hides tokens."""
     from luna_tf.data.corpus import Masking
     from luna_tf.models.luna_masked_lm_preprocessor import selection_length
 
     selectable = np.ones(tokenizer.vocabulary_size(), bool)
-    selectable[tokenizer.special_token_ids] = False
+    selectable[tokenizer.unguessable_token_ids] = False
     return Masking(
         tokenizer.mask_token_id,
         selectable,

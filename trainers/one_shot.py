@@ -12,7 +12,7 @@ from absl import flags as absl_flags
 from luna_tf.training import recipes
 from luna_tf.training.recipes import RecipeError
 
-from . import flags
+from . import flags, session
 
 
 def run(
@@ -21,6 +21,7 @@ def run(
     schema: type,
     argv: list[str],
     do: Callable[[Any], None],
+    after_interrupt: str = "",
 ) -> int:
     """Parses the flags of a schema and does what they ask for.
 
@@ -58,12 +59,14 @@ def run(
     except (absl_flags.Error, ValueError) as error:
         print(f"{name}: {error}\nTry {name} --help.", file=sys.stderr)
         return 2
-    except OSError as error:
+    except KeyboardInterrupt:
+        print(f"\n{name}: interrupted.{after_interrupt}")
+        return 130
+    except Exception as error:
+        if not session.is_about_files(error):
+            raise
         print(f"{name}: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"\n{name}: interrupted. The same command goes on.")
-        return 130
     return 0
 
 

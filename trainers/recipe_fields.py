@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 from luna_tf.training.recipes import setting
@@ -17,22 +18,20 @@ model = functools.partial(setting, group="Model")
 training = functools.partial(setting, group="Training")
 
 
-def changed(base: type, name: str, default: Any, **limits: Any) -> Any:
+def changed(base: type, name: str, default: Any, **others: Any) -> Any:
     """Declares a field of a base class again, with another default.
 
     Args:
         base: recipe fields.
         name: field of `base`.
         default: its new default; `dataclasses.MISSING`: every recipe gives it.
-        **limits: arguments of `setting` that change too.
+        **others: arguments of `setting` that change too.
 
     Returns:
         A `dataclasses.field`.
     """
     fields = {field.name: field for field in dataclasses.fields(base)}
-    metadata = dict(fields[name].metadata)
-    description = metadata.pop("description")
-    return setting(description, default=default, **{**metadata, **limits})
+    return setting(default=default, **{**fields[name].metadata, **others})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +46,7 @@ class ModelFields:
     packed_length: int = model(
         "Slots of the packed sequence; softmax has none.", minimum=1
     )
-    num_layers: int = model("Blocks.", minimum=1)
+    num_layers: int = model("Encoder blocks.", minimum=1)
     hidden_dim: int = model("Width.", minimum=1)
     intermediate_dim: int = model("Width inside feed-forward.", minimum=1)
     num_heads: int = model("Heads that unpack.", minimum=1)
@@ -88,6 +87,28 @@ class BackboneFields(ModelFields):
     dynamic_packing: bool = model(
         "As many slots as tokens, if these are fewer.", default=True
     )
+
+
+def backbone_arguments(recipe: Any, names: Iterable[str]) -> dict[str, Any]:
+    """The values of fields that are named as arguments of a backbone.
+
+    Args:
+        recipe: has `BackboneFields`.
+        names: of the fields.
+
+    Returns:
+        Name to value; what softmax attention has no use for is left to the
+        default of the model.
+    """
+    unused: tuple[str, ...] = ()
+    if recipe.attention == "softmax":
+        unused = (
+            "num_pack_heads",
+            "tie_key_value",
+            "dynamic_packing",
+            "contraction",
+        )
+    return {name: getattr(recipe, name) for name in names if name not in unused}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,7 +170,9 @@ class StepFields:
         choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     )
     seed: int = training(
-        "Of weights, dropout, data order and masks.", default=0, minimum=0
+        "Of weights, data order and whatever else is drawn.",
+        default=0,
+        minimum=0,
     )
     eval_every: int = training("Steps between validations.", minimum=1)
     steps_per_loop: int = training(

@@ -107,8 +107,6 @@ def run_program(
         )
         return 130
     except Exception as error:
-        import tensorflow as tf
-
         from luna_tf.training.checkpoints import CheckpointError
         from luna_tf.training.records import NonFiniteLossError, WorkerLostError
         from luna_tf.training.stopping import EXIT_WORKER_LOST
@@ -116,21 +114,25 @@ def run_program(
         if isinstance(error, WorkerLostError):
             print(f"{name}: {error}", file=sys.stderr)
             return EXIT_WORKER_LOST
-        expected = NonFiniteLossError | CheckpointError | OSError
-        if isinstance(error, expected) or (
-            isinstance(error, tf.errors.OpError) and _is_about_files(error)
-        ):
+        expected = NonFiniteLossError | CheckpointError
+        if isinstance(error, expected) or is_about_files(error):
             print(f"{name}: {error}", file=sys.stderr)
             return 1
         raise
 
 
-def _is_about_files(error: Any) -> bool:
+def is_about_files(error: Exception) -> bool:
+    """Whether an error tells of files that cannot be read or written.
+
+    Args:
+        error: of Python's or of TensorFlow's file functions.
+    """
     import tensorflow as tf
 
     return isinstance(
         error,
-        tf.errors.PermissionDeniedError
+        OSError
+        | tf.errors.PermissionDeniedError
         | tf.errors.ResourceExhaustedError
         | tf.errors.FailedPreconditionError
         | tf.errors.NotFoundError,
@@ -195,7 +197,8 @@ def open_folder(
     """Checks and prepares the folder of a run that trains.
 
     A folder that holds a run of the same recipe is gone on with. More
-    training steps or minutes are allowed, nothing else.
+    training steps or minutes are allowed, nothing else. With --overwrite it
+    may hold any run: `clear_folder` removes that.
 
     Args:
         command: from `flags.parse`.
@@ -214,9 +217,6 @@ def open_folder(
             f"--model_dir={folder} cannot be written to: {error}."
         ) from error
     if command.overwrite:
-        if is_chief:
-            for name in names:
-                files.remove(files.join(folder, name))
         return
     present = [n for n in names if files.exists(files.join(folder, n))]
     if not present:
@@ -249,6 +249,18 @@ def open_folder(
             f"Only {' and '.join(may_grow)} may grow when a run goes on. "
             f"{choice}"
         )
+
+
+def clear_folder(command: flags.Command, names: Mapping[str, str]) -> None:
+    """Removes the run that --overwrite gives up, once another can begin.
+
+    Args:
+        command: from `flags.parse`.
+        names: files and folders that a run writes, besides its data.
+    """
+    if command.overwrite:
+        for name in names:
+            files.remove(files.join(command.model_dir, name))
 
 
 class _NoFolder:

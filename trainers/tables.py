@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -33,8 +34,14 @@ def to_markdown(title: str, rows: Rows) -> str:
     text = [f"# {title}"]
     for heading, lines in rows.items():
         text += ["", f"## {heading}", "", "| | | |", "|---|--:|---|"]
-        text += [f"| {' | '.join(line)} |" for line in lines]
+        text += [f"| {' | '.join(map(_cell, line))} |" for line in lines]
     return "\n".join(text) + "\n"
+
+
+def _cell(text: str) -> str:
+    """Keeps names of classes, which come from data, from being markup."""
+    text = html.escape(text, quote=False).replace("\\", "\\\\")
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def files_text(folder: str, names: Mapping[str, str]) -> str:

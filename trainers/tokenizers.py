@@ -17,12 +17,13 @@ TOKENIZER = "tokenizer"
 _ORIGIN = "tokenizer.origin.json"
 
 
-def read(path: str) -> Any:
+def read(path: str, lowercase: bool = False) -> Any:
     """Reads a tokenizer.
 
     Args:
         path: a SentencePiece `.model`, a WordPiece `.txt`, or a folder that
             `save` or a preset of ours wrote; `gs://` included.
+        lowercase: whether word pieces fold case; the others have it inside.
 
     Returns:
         A tokenizer of `luna_tf.models`.
@@ -34,6 +35,12 @@ def read(path: str) -> Any:
 
     from luna_tf import models
 
+    if lowercase and not path.endswith(".txt"):
+        raise RecipeError(
+            f"lowercase=true is not possible with vocabulary={path}: allowed "
+            "is a WordPiece .txt. The others fold case or not by themselves."
+        )
+
     if not files.exists(path):
         raise RecipeError(
             f"vocabulary={path} does not exist. Allowed is a SentencePiece "
@@ -43,8 +50,10 @@ def read(path: str) -> Any:
         if path.endswith(".model"):
             return models.LunaSentencePieceTokenizer(files.read_bytes(path))
         if path.endswith(".txt"):
-            lines = files.read_text(path).splitlines()
-            return models.LunaWordPieceTokenizer(lines)
+            # A piece may be white space of a rare kind, but no new line.
+            lines = files.read_text(path).removesuffix("\n").split("\n")
+            lines = [line.rstrip("\r") for line in lines]
+            return models.LunaWordPieceTokenizer(lines, lowercase=lowercase)
         return _read_folder(path)
     except (
         *(ValueError, OSError, RuntimeError, KeyError),
@@ -183,8 +192,8 @@ def load_or_learn(folder: str, made_from: dict[str, Any], learn: Any) -> Any:
     if files.exists(files.join(folder, session.CHECKPOINTS)):
         raise RecipeError(
             f"--model_dir={folder} holds a model whose subwords are not those "
-            "of this text and recipe. Give another folder, --overwrite to "
-            f"start anew, or --vocabulary={path} to keep them."
+            "of this text and recipe. Give another folder, or --overwrite to "
+            "start anew."
         )
     tokenizer = learn()
     save(tokenizer, path)

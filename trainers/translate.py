@@ -19,6 +19,7 @@ from . import (
     translate_weights,
 )
 from . import translate_data as data
+from .recipe_fields import backbone_arguments
 from .translate_recipe import PROGRAM, TranslateRecipe
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ def run(command: flags.Command) -> int:
         # One worker learns the vocabulary, the others read it.
         if not placement.is_chief:
             placement.meeting.wait()
+        if will_train and placement.is_chief:
+            session.clear_folder(command, translate_report.FILES)
         vocabulary = data.load_vocabulary(recipe, folder, pairs["train"])
         if placement.is_chief:
             placement.meeting.wait()
@@ -192,18 +195,13 @@ def make_model(
         for field in recipes.grouped(TranslateRecipe)["Model"]
         if field.name != "initialization"
     ]
-    values = {name: getattr(recipe, name) for name in same}
-    if recipe.attention == "softmax":
-        # What it has no use for keeps the default of the model.
-        for name in ("num_pack_heads", "tie_key_value", "dynamic_packing"):
-            values.pop(name)
     try:
         backbone = LunaSeq2SeqBackbone(
             vocabulary_size=recipe.vocabulary_size,
             max_sequence_length=num_positions or recipe.num_positions(),
             seed=recipe.seed,
             dtype=precision,
-            **values,
+            **backbone_arguments(recipe, same),
         )
         network = LunaSeq2SeqLM(backbone)
         if recipe.initialization != "keras":

@@ -147,7 +147,7 @@ class _Server:
         if self.is_masked_lm:
             self._words = tf.constant(token_texts(self.tokenizer))
             allowed = np.zeros(backbone.vocabulary_size, "float32")
-            allowed[self.tokenizer.special_token_ids] = -np.inf
+            allowed[self.tokenizer.unguessable_token_ids] = -np.inf
             self._allowed = tf.constant(allowed)
 
     def _tokens(self, text: tf.Tensor) -> tf.RaggedTensor:
@@ -216,14 +216,20 @@ class _Server:
         self, text: tf.Tensor, text_pair: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         first, second = self._tokens(text), self._tokens(text_pair)
-        # Each may have half of the room, and what the other leaves.
-        room = self.max_length - 3
+        separators = self.task.preprocessor.num_separators
+        room = self.max_length - 2 - separators
         sizes = tf.cast(first.row_lengths(), tf.int32)
         others = tf.cast(second.row_lengths(), tf.int32)
-        kept = tf.minimum(sizes, tf.maximum(room - others, room - room // 2))
+        if self.task.preprocessor.truncate == "waterfall":
+            kept = tf.minimum(sizes, room)
+        else:
+            # Each may have half of the room, and what the other leaves.
+            half = room - room // 2
+            kept = tf.minimum(sizes, tf.maximum(room - others, half))
         first = _first(first, kept)
         second = _first(second, tf.minimum(others, room - kept))
-        middle = self._column(first.nrows(), self.tokenizer.end_token_id)
+        end = self._column(first.nrows(), self.tokenizer.end_token_id)
+        middle = tf.repeat(end, separators, axis=1)
         return self.outputs(self._framed(first, middle, second))
 
     def outputs(self, token_ids: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -15,6 +15,9 @@ class SpecialTokens:
     """
 
     _roles: tuple[str, ...] = ()
+    # What stands for whatever is not in the vocabulary.
+    unknown_token: str | None = "<unk>"
+    unknown_token_id: int | None = None
 
     def _name_special_tokens(self, **tokens: str | None) -> None:
         """Sets what the tokens of some of `ROLES` are; None: there is none."""
@@ -49,6 +52,9 @@ class SpecialTokens:
             token = getattr(self, f"{role}_token")
             number = None if ids is None else int(ids[token])
             setattr(self, f"{role}_token_id", number)
+        self.unknown_token_id = None
+        if ids is not None and self.unknown_token in ids:
+            self.unknown_token_id = int(ids[self.unknown_token])
 
     @property
     def special_tokens(self) -> list[str]:
@@ -61,6 +67,14 @@ class SpecialTokens:
         ids = {getattr(self, f"{role}_token_id") for role in self._roles}
         if None in ids:
             raise ValueError("The vocabulary must be set first. Got: None")
+        return sorted(ids)
+
+    @property
+    def unguessable_token_ids(self) -> list[int]:
+        """Those of tokens that no blank stands for: special and unknown."""
+        ids = set(self.special_token_ids)
+        if self.unknown_token_id is not None:
+            ids.add(self.unknown_token_id)
         return sorted(ids)
 
     def _special_token_config(self) -> dict[str, str]:

@@ -1,13 +1,20 @@
 """Sequence classifier of the Long Range Arena, with Luna or its baseline."""
 
 import keras
+from keras import ops
 
-from luna_tf.layers import LunaEmbedding, LunaPooling, LunaTransformerBlock
+from luna_tf.layers import (
+    DropPadding,
+    LunaEmbedding,
+    LunaPooling,
+    LunaTransformerBlock,
+)
 from luna_tf.layers._arguments import (
     check_choice,
     check_positive,
     check_rate,
 )
+from luna_tf.layers._masks import get_mask
 from luna_tf.layers.luna_pooling import POOLING
 from luna_tf.models.lra_head import (
     PAIR_FEATURES,
@@ -67,6 +74,10 @@ class LRAClassifier(keras.Model):
         padding_id: int, token id of padding, or None when nothing is padding.
         positions_skip_padding: bool, see `LunaEmbedding`; False for pixels of
             which the black ones are padding.
+        max_real_tokens: int, most tokens of a row without its padding, which
+            is then dropped behind the embedding (`DropPadding`): the same
+            logits at less cost where much is padding, as black pixels may be.
+            None computes padding too.
         normalize_first: bool; True is pre-norm, False (the paper) post-norm.
         contraction: `"auto"`, `"direct"` or `"absorbed"`, see `LunaAttention`.
         remat: bool, see `LunaTransformerBlock`.
@@ -141,6 +152,7 @@ class LRAClassifier(keras.Model):
         pair_features="concatenation",
         input_type="tokens",
         positions_skip_padding=True,
+        max_real_tokens=None,
         **kwargs,
     ):
         check_positive(num_classes=num_classes, num_layers=num_layers)
@@ -155,6 +167,9 @@ class LRAClassifier(keras.Model):
             )
         if head_hidden_dim is not None:
             check_positive(head_hidden_dim=head_hidden_dim)
+        if max_real_tokens is not None:
+            check_positive(max_real_tokens=max_real_tokens)
+            _check_droppable(padding_id, pooling_includes_padding)
         optional = {
             "num_pack_heads": num_pack_heads,
             "tie_key_value": tie_key_value,
@@ -219,6 +234,12 @@ class LRAClassifier(keras.Model):
         x = inputs if num_documents == 1 else stack_documents(inputs)
         # The tokens and, with Luna, the packed sequence.
         sequences = keras.tree.flatten(embedding(x))
+        drop = None
+        if max_real_tokens is not None:
+            drop = DropPadding(
+                max_real_tokens, dtype=dtype, name="drop_padding"
+            )
+            sequences[0] = drop(sequences[0])
         for block in _applied(blocks, num_layers):
             sequences = keras.tree.flatten(block(*sequences))
         x = pool(sequences[0], sequences[-1])
@@ -230,6 +251,7 @@ class LRAClassifier(keras.Model):
 
         # === Config ===
         self.embedding = embedding
+        self.drop_padding = drop
         self.blocks = blocks
         self.head = head
         self._config = {
@@ -260,6 +282,7 @@ class LRAClassifier(keras.Model):
             "head_dropout": head_dropout,
             "padding_id": padding_id,
             "positions_skip_padding": positions_skip_padding,
+            "max_real_tokens": max_real_tokens,
             "normalize_first": normalize_first,
             "contraction": contraction,
             "remat": remat,
@@ -305,10 +328,18 @@ class LRAClassifier(keras.Model):
         if self._config["num_documents"] == 2:
             inputs = stack_documents(inputs)
         x, p = self.embedding(inputs)
+        place = None
+        if self.drop_padding is not None:
+            kept = self.drop_padding.kept(get_mask(x))
+            place = ops.one_hot(kept, ops.shape(x)[1])
+            x = self.drop_padding(x)
         scores = []
         for block in _applied(self.blocks, self._config["num_layers"]):
-            x, p, *of_block = block(x, p, return_attention_scores=True)
-            scores.append(tuple(of_block))
+            x, p, pack, unpack = block(x, p, return_attention_scores=True)
+            if place is not None:
+                pack = ops.einsum("bhlk,bkt->bhlt", pack, place)
+                unpack = ops.einsum("bhkl,bkt->bhtl", unpack, place)
+            scores.append((pack, unpack))
         return scores
 
     def get_config(self):
@@ -328,6 +359,19 @@ class LRAClassifier(keras.Model):
         if isinstance(dtype, dict):
             config["dtype"] = keras.dtype_policies.deserialize(dtype)
         return cls(**config)
+
+
+def _check_droppable(padding_id, pooling_includes_padding):
+    if padding_id is None:
+        raise ValueError(
+            "`padding_id` must say what padding is with `max_real_tokens`. "
+            "Got: None"
+        )
+    if pooling_includes_padding:
+        raise ValueError(
+            "`pooling_includes_padding` must be False with `max_real_tokens`, "
+            "which drops padding. Got: True"
+        )
 
 
 def _applied(blocks, num_layers):

@@ -69,7 +69,8 @@ class LunaMaskedLM(LunaTask, keras_hub.models.MaskedLM):
             ),
             intermediate_activation=backbone.activation,
             kernel_initializer="glorot_uniform",
-            dtype=backbone.dtype_policy,
+            # In half precision it would round the logits.
+            dtype="float32",
             name="masked_lm_head",
         )
         inputs = {

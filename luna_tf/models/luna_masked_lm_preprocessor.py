@@ -22,7 +22,8 @@ class LunaMaskedLMPreprocessor(keras_hub.models.MaskedLMPreprocessor):
     Of the tokens of a text 15 % are chosen; of these 80 % are replaced by the
     mask token, 10 % by some other token, and 10 % stay (the recipe of BERT).
     Special tokens are never chosen. `luna_tf.data.corpus` masks in the same
-    way, and whole words if asked to, from files of any size.
+    way, and whole words if asked to, from files of any size; the other tokens
+    that it puts in place are never special ones, as KerasHub's may be.
 
     Args:
         tokenizer: `LunaWordPieceTokenizer`, `LunaBytePairTokenizer`,
@@ -79,7 +80,7 @@ class LunaMaskedLMPreprocessor(keras_hub.models.MaskedLMPreprocessor):
         use_segments=False,
         **kwargs,
     ):
-        self._given_length = sequence_length
+        given_length = sequence_length
         if sequence_length is None:
             sequence_length = DEFAULT_LENGTH
         check_positive(sequence_length=sequence_length)
@@ -115,6 +116,7 @@ class LunaMaskedLMPreprocessor(keras_hub.models.MaskedLMPreprocessor):
             random_token_rate=random_token_rate,
             **kwargs,
         )
+        self._given_length = given_length
         self.use_segments = use_segments
 
     def call(self, x, y=None, sample_weight=None):
@@ -128,11 +130,30 @@ class LunaMaskedLMPreprocessor(keras_hub.models.MaskedLMPreprocessor):
             limit: int, learned positions of a backbone.
         """
         if self._given_length is None:
-            self.sequence_length = min(limit, DEFAULT_LENGTH)
-            if self._given_selection_length is None:
-                self.mask_selection_length = selection_length(
-                    min(limit, DEFAULT_LENGTH), self.mask_selection_rate
-                )
+            self._set_length(min(limit, DEFAULT_LENGTH))
+
+    @property
+    def sequence_length(self):
+        """Tokens of a row. One that is set is kept, as one given is."""
+        return self._sequence_length
+
+    @sequence_length.setter
+    def sequence_length(self, value):
+        check_positive(sequence_length=value)
+        self._given_length = value
+        self._set_length(value)
+
+    def _set_length(self, value):
+        self._sequence_length = value
+        if self.packer is not None:
+            self.packer.sequence_length = value
+        # Not yet known while KerasHub's constructor runs, which sets it next.
+        rate = getattr(self, "mask_selection_rate", None)
+        if rate is None or self._given_selection_length is not None:
+            return
+        self.mask_selection_length = selection_length(value, rate)
+        if self.masker is not None:
+            self.masker.mask_selection_length = self.mask_selection_length
 
     def get_config(self):
         return {

@@ -107,7 +107,7 @@ class LunaTextClassifier(LunaTask, keras_hub.models.TextClassifier):
             name="pooled_dense",
         )
         self.output_dense = keras.layers.Dense(
-            num_classes, dtype=policy, name="logits"
+            num_classes, dtype="float32", name="logits"
         )
         dropouts = [
             keras.layers.Dropout(dropout, dtype=policy, name=f"{name}_dropout")
@@ -118,7 +118,7 @@ class LunaTextClassifier(LunaTask, keras_hub.models.TextClassifier):
         x = self._pool(backbone(backbone.input))
         x = self.dense(dropouts[0](x))
         x = self.output_dense(dropouts[1](x))
-        outputs = self.activation(ops.cast(x, "float32"))
+        outputs = self.activation(x)
         super().__init__(inputs=backbone.input, outputs=outputs, **kwargs)
 
     def _pool(self, outputs):

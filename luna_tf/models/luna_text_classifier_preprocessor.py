@@ -10,7 +10,10 @@ from luna_tf.models._preprocessing import (
     keep_segments,
 )
 from luna_tf.models.luna_backbone import LunaBackbone
-from luna_tf.models.luna_tokenizers import LunaWordPieceTokenizer
+from luna_tf.models.luna_tokenizers import (
+    LunaBytePairTokenizer,
+    LunaWordPieceTokenizer,
+)
 
 
 @keras.saving.register_keras_serializable(package="luna_tf")
@@ -28,6 +31,9 @@ class LunaTextClassifierPreprocessor(
             the room.
         use_segments: bool, whether there are `"segment_ids"`, for a backbone
             with `num_segments`.
+        num_separators: int, end tokens between the texts of a pair. Defaults
+            to 2 with a `LunaBytePairTokenizer`, as the official models were
+            fine-tuned, and to 1 otherwise, as in BERT.
         **kwargs: of `keras_hub.models.TextClassifierPreprocessor`.
 
     Call arguments:
@@ -62,19 +68,34 @@ class LunaTextClassifierPreprocessor(
         sequence_length=None,
         truncate="round_robin",
         use_segments=False,
+        num_separators=None,
         **kwargs,
     ):
-        self._given_length = sequence_length
-        if sequence_length is None:
-            sequence_length = DEFAULT_LENGTH
-        check_positive(sequence_length=sequence_length)
+        if num_separators is None:
+            is_official = isinstance(tokenizer, LunaBytePairTokenizer)
+            num_separators = 2 if is_official else 1
+        check_positive(num_separators=num_separators)
         super().__init__(
             tokenizer,
-            sequence_length=sequence_length,
+            sequence_length=sequence_length or DEFAULT_LENGTH,
             truncate=truncate,
             **kwargs,
         )
+        self._given_length = sequence_length
         self.use_segments = use_segments
+        self.num_separators = num_separators
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        end = self.tokenizer.end_token_id
+        self.packer = keras_hub.layers.MultiSegmentPacker(
+            start_value=self.tokenizer.start_token_id,
+            end_value=end,
+            sep_value=[end] * self.num_separators,
+            pad_value=self.tokenizer.pad_token_id,
+            truncate=self.truncate,
+            sequence_length=self.sequence_length,
+        )
 
     def call(self, x, y=None, sample_weight=None):
         result = super().call(x, y, sample_weight)
@@ -87,11 +108,28 @@ class LunaTextClassifierPreprocessor(
             limit: int, learned positions of a backbone.
         """
         if self._given_length is None:
-            self.sequence_length = min(limit, DEFAULT_LENGTH)
+            self._set_length(min(limit, DEFAULT_LENGTH))
+
+    @property
+    def sequence_length(self):
+        """Tokens of a row. One that is set is kept, as one given is."""
+        return self._sequence_length
+
+    @sequence_length.setter
+    def sequence_length(self, value):
+        check_positive(sequence_length=value)
+        self._given_length = value
+        self._set_length(value)
+
+    def _set_length(self, value):
+        self._sequence_length = value
+        if self.packer is not None:
+            self.packer.sequence_length = value
 
     def get_config(self):
         return {
             **super().get_config(),
             "sequence_length": self._given_length,
             "use_segments": self.use_segments,
+            "num_separators": self.num_separators,
         }

@@ -60,12 +60,13 @@ class _Vocabulary(SpecialTokens):
     def token_bytes(self) -> np.ndarray:
         """Returns how many bytes of UTF-8 tokens stand for, int32 `(V,)`.
 
-        The space before a word counts as one; special tokens have none. Word
-        pieces do not tell what was there: a space is taken to be before each
-        word and before no punctuation, and unknown words have no bytes.
+        They are those of the text as the tokenizer has normalized it, and the
+        space before a word counts as one; special and unknown tokens have
+        none. Word pieces do not tell what was there: a space is taken to be
+        before each word and before no punctuation.
         """
         counts = np.array([self._bytes_of(t) for t in self._tokens()], "int32")
-        counts[self.special_token_ids] = 0
+        counts[self.unguessable_token_ids] = 0
         return counts
 
     def _bytes_of(self, token: str) -> int:
@@ -82,7 +83,8 @@ class LunaWordPieceTokenizer(
 
     Args:
         vocabulary: list of str, or str path of a file with one per line.
-        lowercase: bool, whether to fold case and strip accents first.
+        lowercase: bool, whether to fold case first and, unless
+            `strip_accents` says otherwise, to strip accents, as BERT does.
         start_token: str, token that a text starts with.
         end_token: str, token that ends a text, and separates two.
         pad_token: str, token that fills up a batch.
@@ -123,13 +125,13 @@ class LunaWordPieceTokenizer(
         self._name_special_tokens(
             start=start_token, end=end_token, pad=pad_token, mask=mask_token
         )
+        self.unknown_token = kwargs.get("oov_token", "[UNK]")
+        kwargs.setdefault("strip_accents", lowercase)
         super().__init__(vocabulary=vocabulary, lowercase=lowercase, **kwargs)
         # Or `quantize` of a task asks to call the tokenizer first.
         self.built = True
 
     def _bytes_of(self, token):
-        if token == self.oov_token:
-            return 0
         if token.startswith(self.inner_mark):
             return len(token[len(self.inner_mark) :].encode())
         return len(token.encode()) + (not _stands_alone(token))
@@ -206,6 +208,8 @@ class LunaBytePairTokenizer(
         self._name_special_tokens(
             start=start_token, end=end_token, pad=pad_token, mask=mask_token
         )
+        # Or `<s>` in a text, which HTML may have, would be a special token.
+        kwargs.setdefault("unsplittable_tokens", [])
         super().__init__(vocabulary=vocabulary, merges=merges, **kwargs)
         # Or `quantize` of a task asks to call the tokenizer first.
         self.built = True

@@ -12,17 +12,19 @@ from matplotlib.figure import Figure
 _HEAT = "inferno"
 _COLOUR = "194, 65, 12"
 _DARK = 2.0  # as a power of 2
+_COLUMNS = 8  # maps in a row
 
 
 def attention_over_images(
     images: np.ndarray,
     weights: np.ndarray,
     titles: Sequence[str] | None = None,
-    max_slots: int = 8,
+    max_slots: int = 16,
 ) -> Figure:
     """Draws the pack attention of every slot over pictures.
 
-    One row per picture: the picture, then a map for each slot, drawn over it.
+    One block of rows per picture: the picture, then a map for each slot, drawn
+    over it.
     The brightest pixel of a map is the one with the most attention; the number
     above says how many pixels the attention is spread over (its perplexity).
 
@@ -32,7 +34,7 @@ def attention_over_images(
             over pixels row by row, not negative. Slots with the most peaked
             attention come first.
         titles: one per picture.
-        max_slots: most maps in a row.
+        max_slots: most maps of a picture, eight in a row.
 
     Returns:
         A figure of its own, unknown to `pyplot`; save it with `savefig`.
@@ -61,20 +63,23 @@ def attention_over_images(
             f"{weights.shape} and {images.shape}"
         )
     spread = perplexity(weights)
-    columns = min(max_slots, weights.shape[1])
+    shown = min(max_slots, weights.shape[1])
+    columns = min(_COLUMNS, shown)
+    rows = -(-shown // columns)  # of each picture
     figure = Figure(
-        figsize=(1.35 * (columns + 1), 1.6 * len(images)),
+        figsize=(1.35 * (columns + 1), 1.6 * rows * len(images)),
         dpi=130,
         layout="constrained",
     )
     FigureCanvasAgg(figure)
-    grid = figure.subplots(len(images), columns + 1, squeeze=False)
+    grid = figure.subplots(rows * len(images), columns + 1, squeeze=False)
     for row, (image, maps) in enumerate(zip(images, weights, strict=True)):
-        order = np.argsort(spread[row], kind="stable")[:columns]
-        first = grid[row, 0]
+        order = np.argsort(spread[row], kind="stable")[:shown]
+        block = grid[rows * row : rows * (row + 1)]
+        first = block[0, 0]
         first.imshow(image, cmap="gray", interpolation="nearest")
         first.set_title(titles[row] if titles else "", fontsize=8)
-        for axes, slot in zip(grid[row, 1:], order, strict=True):
+        for axes, slot in zip(block[:, 1:].flat, order, strict=False):
             axes.imshow(image, cmap="gray", interpolation="nearest")
             axes.imshow(
                 maps[slot].reshape(image.shape),

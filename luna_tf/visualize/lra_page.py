@@ -339,7 +339,9 @@ def _text(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return html.escape(str(text)).replace("|", "\\|").replace("\n", " ")
+    # A backslash would take the escape of what follows.
+    text = html.escape(str(text)).replace("\\", "\\\\")
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -1,8 +1,6 @@
 """Text from the IMDB archive and from tables, and what is wrong in them."""
 
-import contextlib
 import csv
-import os
 import shutil
 import stat
 
@@ -109,26 +107,6 @@ class TestIMDB:
             with pytest.raises(PermissionError, match=str(folder)):
                 load_text(imdb)
         folder.chmod(stat.S_IRWXU)
-
-
-@pytest.fixture
-def without_privileges():
-    """Makes permissions count for the superuser, too."""
-
-    @contextlib.contextmanager
-    def drop(path):
-        if os.geteuid() != 0:
-            yield
-            return
-        for parent in [path, *path.parents][:-1]:
-            os.chmod(parent, parent.stat().st_mode | 0o111)
-        os.seteuid(65534)
-        try:
-            yield
-        finally:
-            os.seteuid(0)
-
-    return drop
 
 
 class TestTable:

@@ -238,8 +238,7 @@ def test_folders_that_cannot_be_used(tmp_path, monkeypatch):
         load_or_generate_pathfinder(tmp_path / "file", CONFIG)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission(tmp_path):
+def test_a_folder_without_permission(tmp_path, without_privileges):
     tmp_path.chmod(0o500)
-    with pytest.raises(PermissionError):
+    with without_privileges(tmp_path), pytest.raises(PermissionError):
         load_or_generate_pathfinder(tmp_path, CONFIG)

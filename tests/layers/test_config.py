@@ -7,6 +7,7 @@ from layers.luna_models import INPUTS, OTHER, functional, subclassed
 from layers.luna_reference import array, assert_all_close, sequences
 
 from luna_tf import (
+    DropPadding,
     LunaAttention,
     LunaEmbedding,
     LunaTransformerBlock,
@@ -16,6 +17,9 @@ from luna_tf.layers import LunaCausalAttention, LunaDecoderBlock
 
 # Every argument at another value than its default.
 CONFIGS = {
+    DropPadding: dict(
+        length=3, name="g", dtype="mixed_bfloat16", trainable=False
+    ),
     LunaAttention: dict(
         num_heads=2,
         key_dim=4,

@@ -81,7 +81,7 @@ def assert_same(a, b):
 
 def test_every_argument_comes_back():
     arguments = inspect.signature(LRAClassifier).parameters
-    elsewhere = {"attention", *INPUTS}
+    elsewhere = {"attention", "max_real_tokens", *INPUTS}
     assert set(arguments) - {"kwargs", *elsewhere} == EVERYTHING.keys() - {
         "name"
     }
@@ -96,6 +96,65 @@ def test_every_argument_comes_back():
         if name != "dtype":
             assert config[name] == value, name
     assert again.blocks[0].dtype_policy.name == "mixed_bfloat16"
+
+
+HOLES = np.array([[0, 3, 0, 0, 6, 7], [8, 0, 0, 9, 0, 0], [5, 4, 0, 0, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    "attention,pooling",
+    [("luna", "mean"), ("luna", "packed"), ("softmax", "mean")],
+)
+def test_dropped_padding_changes_no_logit(attention, pooling, tmp_path):
+    arguments = dict(
+        attention=attention,
+        pooling=pooling,
+        position_embedding="sinusoidal",
+        positions_skip_padding=False,
+        # Of the longest of these rows, to which dynamic packing looks.
+        packed_length=3 if attention == "luna" else None,
+        dynamic_packing=attention != "luna",
+    )
+    whole = make(**arguments)
+    dropping = make(**arguments, max_real_tokens=3)
+    expected = logits(whole, HOLES)
+    np.testing.assert_allclose(logits(dropping, HOLES), expected, atol=1e-5)
+    # And one token less shows.
+    shorter = make(**arguments, max_real_tokens=2)
+    assert np.abs(logits(shorter, HOLES) - expected)[0].max() > 1e-3
+    dropping.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert again.get_config() == dropping.get_config()
+    assert_same(again, dropping)
+
+
+def test_attention_scores_are_where_the_tokens_were():
+    arguments = dict(positions_skip_padding=False, dynamic_packing=False)
+    whole = make(**arguments).attention_scores(HOLES)
+    dropping = make(**arguments, max_real_tokens=3).attention_scores(HOLES)
+    real = HOLES != 0
+    for (pack, unpack), (pack_dropped, unpack_dropped) in zip(
+        whole, dropping, strict=True
+    ):
+        np.testing.assert_allclose(pack_dropped, pack, atol=1e-5)
+        np.testing.assert_allclose(
+            np.array(unpack_dropped) * real[:, None, :, None],
+            np.array(unpack) * real[:, None, :, None],
+            atol=1e-5,
+        )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        dict(padding_id=None),
+        dict(pooling="mean", pooling_includes_padding=True),
+    ],
+)
+def test_padding_that_cannot_be_dropped(other):
+    name = next(n for n in other if n != "pooling")
+    with pytest.raises(ValueError, match=f"`{name}`.*max_real_tokens"):
+        make(max_real_tokens=3, **other)
 
 
 def test_registered_under_the_package():
@@ -313,6 +372,7 @@ def test_export(model, tmp_path):
         ("pair_features", "sum", "'concatenation', 'interaction'"),
         ("pair_features", "interaction", "'concatenation' with num_docum"),
         ("input_type", "pixels", "'tokens', 'values'"),
+        ("max_real_tokens", 0, "positive"),
     ],
 )
 def test_wrong_argument(name, value, allowed):

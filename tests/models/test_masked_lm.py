@@ -229,19 +229,33 @@ class TestOnStrings:
     def test_precision_lora_and_int8(self):
         x = {"token_ids": [[5, 6, 7]], "padding_mask": [[1, 1, 1]]}
         x = {name: np.array(values) for name, values in x.items()}
-        half = LunaTextClassifier(backbone(14, dtype="mixed_bfloat16"), 2)
-        outputs = half(x)
-        assert str(outputs.dtype).endswith("float32'>") or (
-            keras.backend.standardize_dtype(outputs.dtype) == "float32"
-        )
         model = LunaTextClassifier(backbone(14), 2)
         before = array(model(x))
         model.backbone.quantize("int8")
-        assert np.abs(array(model(x)) - before).max() < 0.1
+        names = {w.dtype for w in model.backbone.weights}
+        assert "int8" in names
+        assert 0 < np.abs(array(model(x)) - before).max() < 0.1
         model = LunaTextClassifier(backbone(14), 2)
         model.backbone.enable_lora(2)
         trained = {v.name for v in model.backbone.trainable_variables}
         assert trained == {"lora_kernel_a", "lora_kernel_b"}
+
+    @pytest.mark.parametrize("kind", ["classifier", "tied", "untied"])
+    def test_logits_are_not_rounded_in_mixed_precision(self, kind):
+        half = backbone(14, dtype="mixed_bfloat16")
+        ids = np.array([[2, 5, 6, 7, 8, 3]])
+        x = {"token_ids": ids, "padding_mask": np.ones_like(ids)}
+        if kind == "classifier":
+            model = LunaTextClassifier(half, 9)
+        else:
+            model = LunaMaskedLM(half, share_embeddings=kind == "tied")
+            x["mask_positions"] = np.array([[1, 2, 3, 4]])
+        randomize(model)
+        logits = model(x)
+        assert keras.backend.standardize_dtype(logits.dtype) == "float32"
+        logits = keras.ops.convert_to_numpy(logits)
+        rounded = keras.ops.cast(keras.ops.cast(logits, "bfloat16"), "float32")
+        assert (keras.ops.convert_to_numpy(rounded) != logits).mean() > 0.5
 
     def test_padding_and_batch_mates_change_nothing(self):
         model = LunaTextClassifier(backbone(14), 2, pooling="packed")
@@ -292,6 +306,33 @@ class TestTokenizers:
         assert tokenizer.token_bytes()[ids].sum() == len(" night and day")
         assert tokenizer.word_starts()[ids].sum() == 3
 
+    def test_unknown_words_have_no_bytes_and_fill_no_blank(self):
+        pieces = [*"[PAD] [UNK] [CLS] [SEP] [MASK] a".split()]
+        words = LunaWordPieceTokenizer(pieces)
+        assert words.unguessable_token_ids == [0, 1, 2, 3, 4]
+        sentence = sentence_piece()
+        unknown = sentence.token_to_id("<unk>")
+        assert sentence.unknown_token_id == unknown
+        assert sentence.token_bytes()[unknown] == 0
+        assert unknown in sentence.unguessable_token_ids
+        assert LunaByteTokenizer().unknown_token_id is None
+
+    def test_lowercase_word_pieces_have_no_accents(self):
+        pieces = [*"[PAD] [UNK] [CLS] [SEP] [MASK] cafe".split()]
+        tokenizer = LunaWordPieceTokenizer(pieces, lowercase=True)
+        assert [int(i) for i in tokenizer("Caf\u00e9")] == [5]
+        again = LunaWordPieceTokenizer.from_config(tokenizer.get_config())
+        again.set_vocabulary(pieces)
+        assert [int(i) for i in again("Caf\u00e9")] == [5]
+        kept = LunaWordPieceTokenizer(pieces)
+        assert [int(i) for i in kept("caf\u00e9")] == [1]
+
+    def test_special_tokens_in_a_text_are_text(self):
+        tokenizer = byte_pairs()
+        special = set(tokenizer.special_token_ids)
+        ids = [int(i) for i in tokenizer("a <s> b </s> <pad> <mask>")]
+        assert not special & set(ids)
+
     @pytest.mark.parametrize(
         "make,missing",
         [
@@ -310,7 +351,51 @@ class TestTokenizers:
         assert missing in str(error.value)
 
 
+class TestPairs:
+    @pytest.mark.parametrize("given,expected", [(None, 1), (2, 2)])
+    def test_separators(self, given, expected):
+        preprocessor = LunaTextClassifierPreprocessor(
+            LunaWordPieceTokenizer(PIECES),
+            sequence_length=8,
+            num_separators=given,
+        )
+        tokenizer = preprocessor.tokenizer
+        inputs = preprocessor((["the moon"], ["the day"]), y=None)
+        ids = [int(i) for i in inputs["token_ids"][0]]
+        first, second = (
+            [int(i) for i in tokenizer(text)]
+            for text in ("the moon", "the day")
+        )
+        end = [tokenizer.end_token_id]
+        start = [tokenizer.start_token_id]
+        framed = start + first + expected * end + second + end
+        assert ids[: len(framed)] == framed[:8]
+        assert preprocessor.get_config()["num_separators"] == expected
+
+    def test_byte_pairs_have_two_as_the_official_models(self):
+        assert LunaTextClassifierPreprocessor(byte_pairs()).num_separators == 2
+
+
 class TestArguments:
+    @pytest.mark.parametrize(
+        "cls", [LunaMaskedLMPreprocessor, LunaTextClassifierPreprocessor]
+    )
+    def test_a_length_that_was_set_is_kept(self, cls):
+        preprocessor = cls(LunaWordPieceTokenizer(PIECES))
+        assert preprocessor.sequence_length == 512
+        assert preprocessor.get_config()["sequence_length"] is None
+        preprocessor.limit_length(100)
+        assert preprocessor.sequence_length == 100
+        assert preprocessor.get_config()["sequence_length"] is None
+        preprocessor.sequence_length = 2048
+        preprocessor.limit_length(100)
+        assert preprocessor.sequence_length == 2048
+        assert preprocessor.get_config()["sequence_length"] == 2048
+        if cls is LunaMaskedLMPreprocessor:
+            assert preprocessor.mask_selection_length == 307
+        with pytest.raises(ValueError, match="`sequence_length`"):
+            preprocessor.sequence_length = 0
+
     def test_lengths(self):
         tokenizer = LunaWordPieceTokenizer(PIECES)
         with pytest.raises(ValueError, match="`sequence_length`.*20. Got: 21"):

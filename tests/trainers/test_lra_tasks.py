@@ -179,6 +179,21 @@ class TestCommand:
         ("arguments", "message"),
         [
             ("--task=text", "data_dir='aclImdb' is not possible"),
+            ("--task=text", "aclImdb_v1.tar.gz:\n  train/neg/*.txt, train/"),
+            ("--task=text", "one .csv or .tsv file"),
+            ("--task=retrieval --data_dir=x", "no new_aan_pairs.train.tsv in"),
+            ("--task=retrieval --data_dir=x", "google-research/long-range-ar"),
+            ("--task=image --data_dir=x", "folder cifar-10-batches-py. Get"),
+            ("--data_dir=x", "basic_train.tsv, basic_val.tsv, basic_test.tsv"),
+            ("--data_dir=x", "luna-lra does without --data_dir"),
+            ("--task=pathfinder --data_dir=x", "metadata/0.npy and so on"),
+            ("--task=pathx --data_dir=x", "luna-lra does without --data_dir"),
+            (
+                "--task=image --max_real_tokens=9",
+                "without black_is_padding: of pictures only black is",
+            ),
+            ("--predictions=no/x.csv", "there is no folder no"),
+            ("--predictions=x.csv --mode=train", "not possible with --mode=t"),
             ("--task=text --data_dir=null", "needs data_dir"),
             ("--task=chess", "should be one of <listops|text|retrieval|"),
             (
@@ -196,22 +211,22 @@ class TestCommand:
                 "allowed is at most 1026",
             ),
             (
-                "--task=pathfinder --sequence_length=9",
+                "--task=image --sequence_length=9",
                 "sequence_length=9 is not possible with pixels=values",
             ),
             ("--sequence_length=2", "allowed is at least 3"),
             ("--attention=tpu", "`attention` must be one of"),
             ("--num_classes=3", "it is for text, image"),
             (
-                "--task=pathfinder --black_is_padding",
+                "--task=image --black_is_padding",
                 "black_is_padding=True is not possible with pixels=values",
             ),
             (
-                "--task=pathfinder --pixels=tokens --pixel_mean=0.1",
+                "--task=image --pixels=tokens --pixel_mean=0.1",
                 "pixel_mean=0.1 and pixel_std=0.5 are not possible",
             ),
             (
-                "--task=pathfinder --pooling=cls",
+                "--task=image --pooling=cls",
                 "pooling=cls is not possible with pixels=values",
             ),
         ],
@@ -264,7 +279,61 @@ class TestCommand:
         assert "--weights=" in told or "--num_classes=2" in told
 
 
+class TestOverwrite:
+    @pytest.mark.parametrize("finished", ["text"], indirect=True)
+    def test_a_command_that_cannot_be_leaves_the_old_run(
+        self, finished, tmp_path, capsys
+    ):
+        _, folder, _, command = finished
+        before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+        empty = tmp_path / "empty.csv"
+        empty.write_text("text,label\n")
+        for other in ("--attention=sofmax", f"--data_dir={empty}"):
+            assert call(*command, "--overwrite", other) == 2
+        assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
+
+
+class TestTrivialBaselines:
+    @pytest.mark.parametrize("finished", ["text"], indirect=True)
+    def test_words_are_counted(self, finished, tmp_path):
+        pytest.importorskip("sklearn")
+        _, folder, results, _ = finished
+        # These reviews have one word each that tells.
+        assert results["reference_lines"]["tf_idf"] == 1.0
+        margin = 100 * (results["test"]["accuracy"] - 1.0)
+        assert results["margin_points"] == pytest.approx(margin)
+        assert call("report", folder, f"--output_dir={tmp_path}") == 0
+        assert "TF-IDF" in (tmp_path / "report.md").read_text()
+
+
 class TestReport:
+    @pytest.mark.parametrize("finished", ["text"], indirect=True)
+    def test_a_run_from_before_a_field_was_stands_with_its_like(
+        self, finished, tmp_path
+    ):
+        _, folder, _, _ = finished
+        older = tmp_path / "older"
+        older.mkdir()
+        for file in folder.iterdir():
+            if file.is_file():
+                (older / file.name).write_bytes(file.read_bytes())
+        recipe = (older / "recipe.yaml").read_text()
+        lines = recipe.splitlines(keepends=True)
+        kept = [x for x in lines if not x.startswith(("decay_norms", "seed:"))]
+        (older / "recipe.yaml").write_text("".join(kept) + "seed: 1\n")
+        assert len(kept) == len(lines) - 2
+        assert call("report", folder, older, f"--output_dir={tmp_path}") == 0
+        text = (tmp_path / "report.md").read_text()
+        assert "decay_norms" not in text
+        assert "2 seeds" in text
+
+    @pytest.mark.parametrize("finished", ["text"], indirect=True)
+    def test_a_report_that_cannot_be_written(self, finished, tmp_path, capsys):
+        (tmp_path / "report.html").mkdir()
+        folder = finished[1]
+        assert call("report", folder, f"--output_dir={tmp_path}") == 2
+        assert "cannot be written to" in capsys.readouterr().err
+
     def test_a_folder_without_a_run(self, tmp_path, capsys):
         assert call("report", tmp_path) == 2
         told = capsys.readouterr().err
@@ -342,17 +411,22 @@ class TestGenerate:
         results = json.loads((tmp_path / "run" / "results.json").read_text())
         assert results["test"]["examples"] == 2
 
-    def test_records(self, tmp_path):
-        from luna_tf.data.lra.pathfinder_records import read_pathfinder_records
-
-        places = f"--output_dir={tmp_path}", "--format=tfrecord"
-        assert call(*self.TINY, *places) == 0
-        splits = read_pathfinder_records(tmp_path)
-        assert {n: len(s) for n, s in splits.items()} == {
-            "train": 16,
-            "validation": 2,
-            "test": 2,
-        }
+    def test_records_train_too(self, tmp_path, capsys):
+        root = tmp_path / "records"
+        command = (*self.TINY, f"--output_dir={root}", "--format=tfrecord")
+        assert call(*command) == 0
+        places = f"--data_dir={root}", f"--model_dir={tmp_path / 'run'}"
+        command = "--task=pathfinder", "--difficulty=easy", *TINY, *places
+        for other, message in (
+            ("--difficulty=hard", "difficulty=hard is not possible with data"),
+            ("--image_size=64", "image_size=64 is not possible with data_dir"),
+            ("--max_real_tokens=9", "allowed is at least"),
+        ):
+            assert call(*command, other) == 2
+            assert message in capsys.readouterr().err
+        assert call(*command) == 0
+        results = json.loads((tmp_path / "run" / "results.json").read_text())
+        assert results["test"]["examples"] == 2
 
     @pytest.mark.parametrize(
         ("arguments", "status", "message"),

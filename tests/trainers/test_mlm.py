@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import gzip
 import io
 import json
 import math
@@ -198,7 +199,8 @@ class TestData:
         flags += [f"--validation_data={other}", "--mode=train"]
         assert call(*flags) == 0
         printed = capsys.readouterr().out
-        assert "; 1" in printed and "rows to validate on" in printed
+        # Three of its seven documents make two rows.
+        assert "; 10 rows to validate on" in printed
 
     @pytest.mark.parametrize("num_files", [1, 2])
     def test_workers_share_the_text(self, num_files, tmp_path):
@@ -294,6 +296,32 @@ class TestMistakes:
         assert status == 2
         assert message in capsys.readouterr().err
 
+    def test_malformed_text_can_be_left_out_anywhere(self, tmp_path, capsys):
+        path = write_text(tmp_path / "a.txt")
+        path.write_bytes(b"b\xe9r\n\n" + path.read_bytes())
+        flags = [*TINY, f"--train_data={path}", f"--model_dir={tmp_path}/run"]
+        flags += ["--mode=vocab", "--vocabulary_type=unigram"]
+        flags += ["--vocabulary_size=290"]
+        assert call(*flags) == 2
+        assert "a.txt, line 1 is not UTF-8" in capsys.readouterr().err
+        assert call(*flags, "--skip_malformed") == 0
+
+    def test_text_that_is_cut_off_while_training(self, tmp_path, capsys):
+        path, other = tmp_path / "a.txt.gz", write_text(tmp_path / "b.txt", 9)
+        whole = gzip.compress(write_text(tmp_path / "a.txt").read_bytes())
+        path.write_bytes(whole[:-9])
+        flags = [*TINY, f"--train_data={path}", f"--model_dir={tmp_path}/run"]
+        flags += [f"--validation_data={other}", f"--test_data={other}"]
+        assert call(*flags, "--source=text") == 2
+        assert "is cut off" in capsys.readouterr().err
+
+    def test_lowercase_of_a_vocabulary_that_cannot_have_it(
+        self, copied, capsys
+    ):
+        flags = [f"--vocabulary={copied}/tokenizer", "--lowercase"]
+        assert call(*TINY, *flags, f"--model_dir={copied}/again") == 2
+        assert "allowed is a WordPiece .txt" in capsys.readouterr().err
+
     def test_text_that_is_not_utf8(self, tmp_path, capsys):
         path = tmp_path / "a.txt"
         line = b"fine " * 200 + b"\n\n"
@@ -323,7 +351,7 @@ class TestMistakes:
         path.write_text("only one document")
         folder = f"--model_dir={tmp_path}/run"
         assert call(*TINY, f"--train_data={path}", folder) == 2
-        assert "document" in capsys.readouterr().err
+        assert "none is held out" in capsys.readouterr().err
 
     @pytest.mark.parametrize("content", [b"", b"cut off"])
     def test_a_damaged_vocabulary(self, content, tmp_path):

@@ -170,7 +170,11 @@ class TestOpenFolder:
         (folder / "checkpoints" / "step-1" / "state").write_text("")
         (folder / "data").mkdir()
         (folder / "notes.txt").write_text("mine")
-        session.open_folder(make(overwrite=True, rate=0.5), NAMES)
+        command = make(overwrite=True, rate=0.5)
+        before = sorted(folder.rglob("*"))
+        session.open_folder(command, NAMES)
+        assert sorted(folder.rglob("*")) == before
+        session.clear_folder(command, NAMES)
         assert {p.name for p in folder.iterdir()} == {"data", "notes.txt"}
 
     def test_only_the_chief_touches_it(self, make):

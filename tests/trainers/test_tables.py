@@ -34,6 +34,12 @@ def test_markdown_has_a_table_below_every_heading():
     )
 
 
+def test_names_from_data_are_no_markdown():
+    rows = {"Test": [("<b>|\\", "1", "two\nlines")]}
+    text = tables.to_markdown("Title", rows)
+    assert "| &lt;b&gt;\\|\\\\ | 1 | two lines |" in text
+
+
 def test_only_files_that_exist_are_shown(tmp_path):
     (tmp_path / "a").write_text("")
     text = tables.files_text(str(tmp_path), {"a": "one", "longer": "two"})

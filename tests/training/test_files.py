@@ -1,7 +1,6 @@
 """Files that appear whole or not at all, on a disk and beyond."""
 
 import io
-import os
 from pathlib import Path
 
 import numpy as np
@@ -170,10 +169,12 @@ class TestPreparing:
         assert "file" in str(error.value)
         assert (tmp_path / "file").read_text() == "text"
 
-    @pytest.mark.skipif(os.getuid() == 0, reason="root writes everywhere")
-    def test_a_read_only_folder_is_an_os_error(self, tmp_path):
+    def test_a_read_only_folder_is_an_os_error(
+        self, tmp_path, without_privileges
+    ):
         tmp_path.chmod(0o500)
-        with pytest.raises(OSError, match="denied"):
+        denied = pytest.raises(OSError, match="denied")
+        with without_privileges(tmp_path), denied:
             files.prepare_folder(str(tmp_path))
 
     def test_an_unknown_file_system_is_an_os_error(self):

@@ -8,7 +8,12 @@ seen.
 
 from luna_tf.data.corpus.batches import gather_rows, mask_rows, masked_stream
 from luna_tf.data.corpus.documents import divide, explained, read_documents
-from luna_tf.data.corpus.files import CorpusError, CorpusFiles, find_files
+from luna_tf.data.corpus.files import (
+    CorpusError,
+    CorpusFiles,
+    check_whole,
+    find_files,
+)
 from luna_tf.data.corpus.masking import Masking
 from luna_tf.data.corpus.prepared import PreparedCorpus, prepare
 from luna_tf.data.corpus.rows import RowFormat, token_rows
@@ -21,6 +26,7 @@ __all__ = [
     "Masking",
     "PreparedCorpus",
     "RowFormat",
+    "check_whole",
     "divide",
     "explained",
     "find_files",

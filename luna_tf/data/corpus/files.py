@@ -40,7 +40,9 @@ class CorpusFiles:
     changed: tuple[int, ...] = ()
 
 
-def find_files(patterns: str | Sequence[str]) -> CorpusFiles:
+def find_files(
+    patterns: str | Sequence[str], skip_malformed: bool = False
+) -> CorpusFiles:
     """Finds the files of a corpus and looks into the beginning of each.
 
     Args:
@@ -48,6 +50,8 @@ def find_files(patterns: str | Sequence[str]) -> CorpusFiles:
             between them. What ends in `.jsonl`, `.json` or `.ndjson` has one
             JSON object per line, `.tfrecord` has `tf.train.Example`s, all
             else is text; `.gz` may follow.
+        skip_malformed: whether text that is not UTF-8 will be left out, so
+            that only binary files are refused.
 
     Returns:
         The files, each once.
@@ -95,7 +99,7 @@ def find_files(patterns: str | Sequence[str]) -> CorpusFiles:
         raise CorpusError(
             f"the files of a corpus must be of one kind, but {listed}."
         )
-    found = [_probe(path, kinds[path]) for path in ordered]
+    found = [_probe(path, kinds[path], skip_malformed) for path in ordered]
     sizes, changed = zip(*found, strict=True)
     return CorpusFiles(tuple(ordered), kinds[ordered[0]], sizes, changed)
 
@@ -107,7 +111,7 @@ def kind_of(path: str) -> str:
     return _SUFFIXES.get(dot + suffix, "text")
 
 
-def _probe(path: str, kind: str) -> tuple[int, int]:
+def _probe(path: str, kind: str, skip_malformed: bool) -> tuple[int, int]:
     """Reads the beginning of a file; returns its size and time of change."""
     import tensorflow as tf
 
@@ -120,11 +124,12 @@ def _probe(path: str, kind: str) -> tuple[int, int]:
         raise CorpusError(f"{path} cannot be read: {first}") from error
     if not start:
         raise CorpusError(f"{path} is empty.")
+    is_whole = len(start) == status.length
     if path.lower().endswith(".gz"):
+        reader = zlib.decompressobj(zlib.MAX_WBITS | 16)
         try:
-            start = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(
-                start, _PROBE_BYTES
-            )
+            start = reader.decompress(start, _PROBE_BYTES)
+            is_whole = reader.eof
         except zlib.error as error:
             raise CorpusError(
                 f"{path} is not compressed by gzip: {error}."
@@ -132,7 +137,7 @@ def _probe(path: str, kind: str) -> tuple[int, int]:
         if not start:
             raise CorpusError(f"{path} holds no text.")
     if kind != "tfrecord":
-        check_text(start, path, is_whole=len(start) < _PROBE_BYTES)
+        check_text(start, path, is_whole, skip_malformed)
     return status.length, status.mtime_nsec
 
 
@@ -167,19 +172,24 @@ def check_whole(path: str) -> None:
         )
 
 
-def check_text(start: bytes, path: str, is_whole: bool) -> None:
+def check_text(
+    start: bytes, path: str, is_whole: bool, skip_malformed: bool = False
+) -> None:
     """Raises unless the beginning of a file is text in UTF-8.
 
     Args:
         start: the beginning, at least one byte.
         path: of the file.
         is_whole: whether that is all; else a character may be cut at its end.
+        skip_malformed: whether only bytes that no text has are refused.
     """
     if b"\0" in start:
         raise CorpusError(
             f"{path} is not text: byte {start.index(0):,} is 0. Allowed are "
             "text, JSON lines and TFRecord files."
         )
+    if skip_malformed:
+        return
     try:
         start.decode()
     except UnicodeDecodeError as error:

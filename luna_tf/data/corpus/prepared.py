@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -281,7 +282,9 @@ def _prepare_file(
     for split, part in parts.items():
         count = result[split]
         rows = token_rows(part, tokenize, form).batch(_BATCH).prefetch(2)
-        with explained(file), tf.io.TFRecordWriter(name.format(split)) as out:
+        # Another run may be writing the same.
+        unfinished = f"{name.format(split)}.unfinished-{uuid.uuid4().hex[:8]}"
+        with explained(file), tf.io.TFRecordWriter(unfinished) as out:
             for batch in rows.as_numpy_iterator():
                 for row in batch:
                     size = np.flatnonzero(row != form.pad_id)[-1] + 1
@@ -289,13 +292,15 @@ def _prepare_file(
                     count["rows"] += 1
                     count["tokens"] += int(size)
                 told(sum(c["rows"] for c in result.values()))
+        tf.io.gfile.rename(unfinished, name.format(split), overwrite=True)
     return result
 
 
 def _write(path: str, content: Any) -> None:
-    with tf.io.gfile.GFile(f"{path}.unfinished", "w") as file:
+    unfinished = f"{path}.unfinished-{uuid.uuid4().hex[:8]}"
+    with tf.io.gfile.GFile(unfinished, "w") as file:
         file.write(json.dumps(content, indent=1) + "\n")
-    tf.io.gfile.rename(f"{path}.unfinished", path, overwrite=True)
+    tf.io.gfile.rename(unfinished, path, overwrite=True)
 
 
 def _read_json(path: str) -> Any:

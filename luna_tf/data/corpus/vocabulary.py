@@ -103,5 +103,6 @@ def _word_pieces(
         texts.take(count),
         vocabulary_size=size,
         lowercase=lowercase,
+        strip_accents=lowercase,  # as `LunaWordPieceTokenizer` does
         reserved_tokens=list(_WORDPIECE_SPECIAL),
     )

@@ -124,8 +124,9 @@ def load_tsv_folder(
                 f"There is no {file.name} in {folder.absolute()}. The folder "
                 f"must hold {', '.join(_TSV_NAMES.values())}, as does "
                 "lra_release/lra_release/listops-1000 of the unpacked Long "
-                "Range Arena release; load_or_generate makes such data "
-                "without it."
+                "Range Arena release (github.com/google-research/"
+                "long-range-arena). Without it such data can be generated: "
+                "luna-lra does without --data_dir, and load_or_generate."
             )
 
     def read() -> dict[str, Split]:

@@ -185,8 +185,10 @@ def find_folder(
         "metadata and imgs. It should hold metadata/0.npy and so on, and "
         "imgs/0/sample_0.png and so on, as does "
         f"lra_release/lra_release/{name} of the unpacked Long Range Arena "
-        "release (lra_release.gz of its authors); "
-        "load_or_generate_pathfinder makes such pictures without it."
+        "release (github.com/google-research/long-range-arena). Without it "
+        "such pictures can be generated: luna-lra does without --data_dir, "
+        "luna-lra generate writes them as files, and so does "
+        "write_pathfinder_folder."
     )
 
 

@@ -157,19 +157,12 @@ def read_pathfinder_records(
     array([0], dtype=int32)
     """
     folder = Path(folder).expanduser()
-    path = folder / DESCRIPTION
-    if not path.is_file():
+    config = records_config(folder)
+    if config is None:
         raise FileNotFoundError(
             f"There is no {DESCRIPTION} in {folder.absolute()}: it is no "
             "folder of write_pathfinder_records."
         )
-    try:
-        description = json.loads(path.read_text())
-        config = PathfinderConfig(**description["config"])
-        if description != _description(config):
-            raise ValueError("it is of another version")
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be used: {error}.") from error
     sums = _sums(folder)
     for index in range(config.num_chunks):
         problem = _problem(folder / _name(config, index), sums)
@@ -181,6 +174,42 @@ def read_pathfinder_records(
                 f"({str(folder)!r}, {config}) makes it."
             )
     return split_by_position(*_read(folder, config))
+
+
+def records_config(folder: str | os.PathLike) -> PathfinderConfig | None:
+    """What a folder of records was generated as.
+
+    Args:
+        folder: any folder.
+
+    Returns:
+        The configuration, or None where `write_pathfinder_records` has put
+        nothing.
+
+    Raises:
+        ValueError: it was made by another version, or is damaged.
+
+    Example:
+
+    >>> from luna_tf.data.lra import PathfinderConfig
+    >>> records_config("nowhere") is None
+    True
+    >>> config = PathfinderConfig(32, "easy", num_examples=10)
+    >>> write_pathfinder_records("pictures", config)
+    >>> records_config("pictures").difficulty
+    'easy'
+    """
+    path = Path(folder).expanduser() / DESCRIPTION
+    if not path.is_file():
+        return None
+    try:
+        description = json.loads(path.read_text())
+        config = PathfinderConfig(**description["config"])
+        if description != _description(config):
+            raise ValueError("it is of another version")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be used: {error}.") from error
+    return config
 
 
 def _description(config: PathfinderConfig) -> dict:

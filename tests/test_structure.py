@@ -7,9 +7,10 @@ import pathlib
 import re
 
 import pytest
+import tpu_checks
 
 import luna_tf
-from luna_tf import trainers
+from luna_tf import trainers, visualize
 
 PACKAGE = pathlib.Path(luna_tf.__file__).parent
 TRAINERS = pathlib.Path(trainers.__file__).parent
@@ -75,6 +76,13 @@ def test_keras_internals_are_touched_in_one_place():
     assert touching == {"_masks.py"}
 
 
+@pytest.mark.parametrize("name", visualize.__all__)
+def test_public_functions_are_documented(name):
+    thing = getattr(visualize, name)
+    for section in ("Args:", "Returns:", "Raises:", "Example"):
+        assert section in thing.__doc__, (name, section)
+
+
 @pytest.mark.parametrize("name", luna_tf.__all__)
 def test_public_names_are_documented(name):
     thing = getattr(luna_tf, name)
@@ -112,8 +120,19 @@ def modules_with_examples():
             yield pytest.param(name, path, id=name)
 
 
+LONG = {
+    "litert": (),
+    "text_encoder": (),
+    "translation": (),
+    "tpu.compiling": (pytest.mark.tpu_compile, tpu_checks.needs_libtpu),
+    "tpu.simulate": (tpu_checks.needs_jax,),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["litert", "text_encoder", "translation"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=marks) for name, marks in LONG.items()]
+)
 def test_examples_that_take_long(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = importlib.import_module(f"luna_tf.interop.{name}")

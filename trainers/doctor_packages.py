@@ -137,8 +137,9 @@ def check_versions(
         for_tpu = extra == "tpu"
         if has_tpu_wheel if for_tpu else all(n in installed for n in group):
             for name, specifier in group.items():
-                # TensorFlow needs an older libtpu than JAX may have.
-                yields = has_tpu_wheel and name == "libtpu" and not for_tpu
+                # A TPU's TensorFlow needs an older libtpu than our use of JAX,
+                # which compiles for TPUs where there is none.
+                yields = has_tpu_wheel and not for_tpu
                 if (for_tpu or name in _REPORTED) and not yields:
                     bounds[name] = bounds.get(name, SpecifierSet()) & specifier
     return [

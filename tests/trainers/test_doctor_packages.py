@@ -77,6 +77,8 @@ def test_bounds_of_an_extra_count_where_all_of_it_is_installed():
 
 
 def test_tensorflow_tpu_has_bounds_of_its_own():
+    # As Colab's TPU image has it: nothing there compiles with JAX.
+    assert not problems({**TPU, "jax": "0.7.2"})
     found = problems({**TPU, "libtpu": "0.0.52"})
     assert found["libtpu"].fix == "pip install 'libtpu<0.0.32,>=0.0.21'"
     without = {k: v for k, v in TPU.items() if k != "libtpu"}

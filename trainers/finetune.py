@@ -68,6 +68,8 @@ def run(command: flags.Command) -> int:
     trainer, preprocessor = make_trainer(
         recipe, placement, make_model, command.machine.data_service
     )
+    if recipe.best_by != "auto":
+        trainer.rank = functools.partial(_rank, recipe, examples)
     network = trainer.loop.model
     splits = examples.splits
     trained = None
@@ -210,7 +212,9 @@ def _make_model(
         if recipe.load_weights:
             backbone.set_weights(given.backbone.get_weights())
         preprocessor = LunaTextClassifierPreprocessor(
-            given.preprocessor.tokenizer, sequence_length=length
+            given.preprocessor.tokenizer,
+            sequence_length=length,
+            num_separators=getattr(given.preprocessor, "num_separators", None),
         )
         network = LunaTextClassifier(
             backbone,
@@ -287,6 +291,16 @@ def make_trainer(
     except ValueError as error:
         raise RecipeError(str(error)) from error
     return trainer, made[0]
+
+
+def _rank(recipe: FinetuneRecipe, examples: Any, found: Evaluation) -> Any:
+    """What makes one validation better than another."""
+    assert found.predictions is not None
+    labels = examples.splits["validation"].labels
+    scores = finetune_report.scores(
+        labels, found.predictions, len(examples.class_names)
+    )
+    return scores[recipe.best_by], -found.loss
 
 
 def _draw(history: dict[str, list[float]]) -> Figure:

@@ -10,10 +10,15 @@ from luna_tf.training.recipes import RecipeError, setting
 
 from . import flags
 from .recipe_checks import check_schedule
-from .recipe_fields import TrainingFields
+from .recipe_fields import TrainingFields, training
 
 data = functools.partial(setting, group="Data")
 model = functools.partial(setting, group="Model")
+
+
+# Those of `finetune_report.scores`.
+CLASS_SCORES = ("accuracy", "f1", "matthews")
+NUMBER_SCORES = ("pearson", "spearman")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,6 +126,13 @@ class _HeadFields:
 class FinetuneRecipe(TrainingFields, _HeadFields, _TableFields):
     """Everything that defines a fine-tuning."""
 
+    best_by: str = training(
+        "Score of the validation that the best weights are chosen by; auto: "
+        "accuracy, or the squared error of numbers.",
+        default="auto",
+        choices=("auto", *CLASS_SCORES, *NUMBER_SCORES),
+    )
+
     def check_given(self) -> None:
         """Refuses to run without what no recipe can know.
 
@@ -142,6 +154,15 @@ class FinetuneRecipe(TrainingFields, _HeadFields, _TableFields):
             raise RecipeError(
                 "validation_fraction=0.0 with validation_data=null is not "
                 "possible: one of the two is needed."
+            )
+        fitting = CLASS_SCORES
+        if self.objective == "regression":
+            fitting = NUMBER_SCORES
+        if self.best_by not in ("auto", *fitting):
+            raise RecipeError(
+                f"best_by={self.best_by} is not possible with "
+                f"objective={self.objective}: allowed are auto and "
+                f"{', '.join(fitting)}."
             )
         check_schedule(self)
 

@@ -57,6 +57,15 @@ def accuracy_rows(
 
     Returns:
         Label, accuracy, remark and kind: `ours`, `trivial` or `published`.
+
+    Example:
+
+    >>> test = {"accuracy": 0.64, "interval_95": [0.6, 0.68]}
+    >>> results = {"data": "mine", "test": test,
+    ...            "reference_lines": {"majority": 0.5}}
+    >>> group = Group("text", "Luna", (Run("a", results, {}),))
+    >>> [row[:2] for row in accuracy_rows([group], [])]
+    [('Luna', '64.0 %'), ('majority class', '50.0 %')]
     """
     rows: list[Row] = []
     for group in groups:
@@ -96,7 +105,19 @@ def accuracy_rows(
 
 
 def cost_rows(groups: Sequence[Group]) -> list[tuple[str, ...]]:
-    """Lines of the table of what runs took, with its heading first."""
+    """Lines of the table of what runs took.
+
+    Args:
+        groups: our runs.
+
+    Returns:
+        Cells by line, the heading first.
+
+    Example:
+
+    >>> cost_rows([])[0][:3]
+    ('run', 'seed', 'accuracy')
+    """
     rows: list[tuple[str, ...]] = [
         (
             "run",

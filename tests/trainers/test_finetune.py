@@ -65,6 +65,27 @@ def run(preset, tmp_path_factory):
     return folder / "run"
 
 
+def test_the_best_validation_is_that_of_the_score_asked_for():
+    from types import SimpleNamespace
+
+    from luna_tf.trainers import finetune
+
+    labels = np.array([0, 0, 0, 0, 1])
+    examples = SimpleNamespace(
+        splits={"validation": SimpleNamespace(labels=labels)},
+        class_names=("a", "b"),
+    )
+    # Always the same answer is more often right, and says less.
+    found = [
+        SimpleNamespace(loss=1.0, predictions=np.array(answers))
+        for answers in ([0, 0, 0, 0, 0], [0, 0, 1, 1, 1])
+    ]
+    for score, best in (("accuracy", 0), ("matthews", 1), ("f1", 1)):
+        recipe = SimpleNamespace(best_by=score)
+        ranks = [finetune._rank(recipe, examples, e) for e in found]
+        assert ranks.index(max(ranks)) == best
+
+
 @pytest.mark.slow
 def test_a_classifier_and_its_files(run):
     results = json.loads((run / "results.json").read_text())
@@ -201,6 +222,10 @@ def test_scores():
         (
             "--preset={preset} --train_data={data} --objective=regression",
             "a label that is no number",
+        ),
+        (
+            "--preset={preset} --train_data={data} --best_by=pearson",
+            "allowed are auto and accuracy, f1, matthews",
         ),
         (
             "--preset={preset} --train_data={data} --sequence_length=25",

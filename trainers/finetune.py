@@ -103,6 +103,8 @@ def run(command: flags.Command) -> int:
             session.clear_folder(command, finetune_report.FILES)
             session.record(command, placement, precision)
             files.write_text(labels, names)
+        # No worker may look for checkpoints that another one is removing.
+        placement.meeting.wait()
         print("Compiling the training step ...", flush=True)
         trained = session.train(
             trainer,

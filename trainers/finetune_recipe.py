@@ -155,7 +155,7 @@ class FinetuneRecipe(TrainingFields, _HeadFields, _TableFields):
                 "validation_fraction=0.0 with validation_data=null is not "
                 "possible: one of the two is needed."
             )
-        fitting = CLASS_SCORES
+        fitting: tuple[str, ...] = CLASS_SCORES
         if self.objective == "regression":
             fitting = NUMBER_SCORES
         if self.best_by not in ("auto", *fitting):

@@ -100,6 +100,8 @@ def run(command: flags.Command) -> int:
             placement.meeting.wait()
         splits = lra_data.load(recipe, folder)
         if placement.is_chief:
+            if will_train:
+                session.clear_folder(command, lra_report.FILES)
             placement.meeting.wait()
     if mode == "input_benchmark" and splits:
         source = make_source(splits["train"], recipe)
@@ -107,7 +109,6 @@ def run(command: flags.Command) -> int:
         return 0
     if will_train and splits:
         if placement.is_chief:
-            session.clear_folder(command, lra_report.FILES)
             session.record(
                 command, placement, session.precision_of(recipe, placement)
             )

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from luna_tf.training.strategy import Placement
     from luna_tf.training.trainer import Trainer
 
+LABELS = "labels.txt"
+
 
 def main(argv: list[str] | None = None) -> None:
     """Console entry of `luna-finetune`; ends the process with its status."""
@@ -61,6 +63,10 @@ def run(command: flags.Command) -> int:
     elif mode != "input_benchmark":
         session.check_trained(folder)
     print(f"# Recipe ({command.config})\n{recipes.to_yaml(recipe)}", flush=True)
+    if mode == "export":
+        if placement.is_chief:
+            _export(recipe, folder)
+        return 0
     examples = finetune_data.load(recipe)
     make_model = functools.partial(
         _make_model, num_classes=examples.num_outputs
@@ -73,9 +79,9 @@ def run(command: flags.Command) -> int:
     network = trainer.loop.model
     splits = examples.splits
     trained = None
-    labels = files.join(folder, "labels.txt")
+    labels = files.join(folder, LABELS)
     names = "".join(f"{name}\n" for name in examples.class_names)
-    if mode in ("evaluate", "export"):
+    if mode == "evaluate":
         if files.exists(labels) and files.read_text(labels) != names:
             raise RecipeError(
                 f"train_data={recipe.train_data} has the classes "
@@ -119,7 +125,7 @@ def run(command: flags.Command) -> int:
         if trained.stopped_by is not None:
             print(session.stopped_text(trained, folder))
             return session.stopped_status(trained)
-    if mode in ("train_and_evaluate", "export") and placement.is_chief:
+    if mode == "train_and_evaluate" and placement.is_chief:
         plain, _ = make_model(recipe)
         plain.set_weights(network.get_weights())
         length, tokenizer = preprocessor.sequence_length, preprocessor.tokenizer
@@ -152,6 +158,17 @@ def run(command: flags.Command) -> int:
         print("\n" + tables.to_text(results["title"], table))
     print("\n" + tables.files_text(folder, finetune_report.FILES))
     return 0
+
+
+def _export(recipe: FinetuneRecipe, folder: str) -> None:
+    """Writes preset and SavedModel once more; no table is read."""
+    labels = files.read_text(files.join(folder, LABELS)).splitlines()
+    # A regression has no labels and one output.
+    network, preprocessor = _make_model(recipe, num_classes=len(labels) or 1)
+    session.read_weights(network, folder)
+    length, tokenizer = preprocessor.sequence_length, preprocessor.tokenizer
+    encoder_export.export(network, length, tokenizer, folder)
+    print("\n" + tables.files_text(folder, finetune_report.FILES))
 
 
 def _measure(

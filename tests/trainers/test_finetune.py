@@ -118,6 +118,22 @@ def test_evaluate_repeats_the_results(run, capsys):
 
 
 @pytest.mark.slow
+def test_export_needs_no_table(run, tmp_path):
+    copied = shutil.copytree(run, tmp_path / "copied")
+    shutil.rmtree(copied / "saved_model")
+    flags = [f"--model_dir={copied}", f"--train_data={tmp_path}/gone.csv"]
+    assert tune("--mode=export", *flags) == 0
+    text = tf.constant(["good number 3", "bad number 4"])
+    logits = [
+        tf.saved_model.load(str(folder / "saved_model")).signatures[
+            "serving_default"
+        ](text=text)["logits"]
+        for folder in (run, copied)
+    ]
+    np.testing.assert_allclose(*logits, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_evaluate_with_other_classes(run, tmp_path, capsys):
     rows = [(f"number {i}", "fg"[i % 2]) for i in range(20)]
     other = write_table(tmp_path / "other.csv", rows)

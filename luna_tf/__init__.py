@@ -5,7 +5,6 @@ from luna_tf import _startup
 __version__ = "0.1.0"
 
 __all__ = [
-    "DropPadding",
     "LunaAttention",
     "LunaCausalAttention",
     "LunaDecoderBlock",
@@ -21,7 +20,6 @@ __all__ = [
 # `--help` or refuse a flag before anything as slow as Keras is needed.
 if not _startup.is_own_program():
     from luna_tf.layers import (
-        DropPadding,
         LunaAttention,
         LunaCausalAttention,
         LunaDecoderBlock,

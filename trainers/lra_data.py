@@ -155,7 +155,10 @@ def describe(recipe: LRARecipe) -> str:
         shortest, longest = recipe.min_length + 1, recipe.max_length - 1
         parts.append(f"{shortest:,} to {longest:,} tokens")
     if recipe.task in ("pathfinder", "pathx"):
-        parts.append(recipe.difficulty)
+        kind = recipe.difficulty
+        if recipe.contour_length is not None:
+            kind = f"contours of {recipe.contour_length}"
+        parts.append(kind + ("" if recipe.distractors else ", no distractors"))
     if lra_tasks.TASKS[recipe.task].picture is not None:
         size = lra_tasks.image_size(recipe)
         parts.append(f"{size} x {size} pixels as {recipe.pixels}")
@@ -404,7 +407,12 @@ def _pathfinder(recipe: LRARecipe, cache: str) -> Splits:
             cache_dir=cache,
         )
     config = PathfinderConfig(
-        size, recipe.difficulty, recipe.pictures, recipe.data_seed
+        size,
+        recipe.difficulty,
+        recipe.pictures,
+        recipe.data_seed,
+        recipe.contour_length,
+        recipe.distractors,
     )
     with ProgressBar(recipe.pictures, "generate") as bar:
         return load_or_generate_pathfinder(

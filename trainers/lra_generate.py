@@ -41,6 +41,13 @@ class GenerateFlags:
         choices=("easy", "intermediate", "hard"),
     )
     pictures: int = _option("Of all splits.", default=200_000, minimum=10)
+    contour_length: int | None = _option(
+        "Paddles of a contour; null: as the difficulty has it.",
+        default=None,
+        minimum=2,
+        maximum=14,
+    )
+    distractors: bool = _option("Other contours too.", default=True)
     data_seed: int = _option("Seed of the generator.", default=0, minimum=0)
     num_workers: int | None = _option(
         "Threads; null: one per core.", default=None, minimum=1
@@ -85,7 +92,12 @@ def write(given: GenerateFlags) -> None:
     from luna_tf.training.progress import ProgressBar, format_duration
 
     config = PathfinderConfig(
-        given.image_size, given.difficulty, given.pictures, given.data_seed
+        given.image_size,
+        given.difficulty,
+        given.pictures,
+        given.data_seed,
+        given.contour_length,
+        given.distractors,
     )
     started = time.monotonic()
     kinds = {

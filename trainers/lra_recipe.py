@@ -90,6 +90,17 @@ class _TaskFields:
         default=200_000,
         minimum=10,
     )
+    contour_length: int | None = generator(
+        "Paddles of a contour of Pathfinder; null: as the difficulty has it.",
+        default=None,
+        minimum=2,
+        maximum=14,
+    )
+    distractors: bool = generator(
+        "Other contours in the pictures of Pathfinder; without them it is "
+        "easier.",
+        default=True,
+    )
     data_seed: int = generator("Seed of the generator.", default=0, minimum=0)
     min_length: int | None = generator(
         "Expressions are longer than this, in tokens.", default=None, minimum=0

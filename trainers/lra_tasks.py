@@ -53,11 +53,12 @@ class LRATask:
 
 
 _EXPRESSIONS = (*_COUNTS, "min_length", "max_depth", "max_args", "data_seed")
+_DRAWING = ("pictures", "contour_length", "distractors", "data_seed")
 _PATHFINDER = LRATask(
     "Pathfinder",
     2,
-    (*_PICTURES, "black_is_padding", "difficulty", "pictures", "data_seed"),
-    generated=("pictures", "data_seed"),
+    (*_PICTURES, "black_is_padding", "difficulty", *_DRAWING),
+    generated=_DRAWING,
     picture=32,
 )
 TASKS = {

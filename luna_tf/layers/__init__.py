@@ -1,6 +1,5 @@
 """Keras layers of Luna: import one and use it in any Keras model."""
 
-from luna_tf.layers.drop_padding import DropPadding
 from luna_tf.layers.luna_attention import LunaAttention
 from luna_tf.layers.luna_causal_attention import LunaCausalAttention
 from luna_tf.layers.luna_decoder_block import LunaDecoderBlock
@@ -10,7 +9,6 @@ from luna_tf.layers.luna_transformer_block import LunaTransformerBlock
 from luna_tf.layers.packed_embedding import PackedEmbedding
 
 __all__ = [
-    "DropPadding",
     "LunaAttention",
     "LunaCausalAttention",
     "LunaDecoderBlock",

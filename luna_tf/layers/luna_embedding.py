@@ -56,6 +56,10 @@ class LunaEmbedding(keras.layers.Layer):
         positions_skip_padding: bool; True counts the real tokens alone, as
             fairseq does, False all of them. That differs where padding lies
             before or between real tokens, as black pixels may.
+        max_real_tokens: int `K`, or None. Once their positions are known,
+            real tokens move to the front of their row, and `T` is at most `K`:
+            attention and means over real tokens are the same, and what is
+            padding costs nothing. Rows with more real tokens lose their end.
         **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
 
     Call arguments:
@@ -103,6 +107,7 @@ class LunaEmbedding(keras.layers.Layer):
         token_embedding=None,
         num_segments=0,
         positions_skip_padding=True,
+        max_real_tokens=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -119,6 +124,13 @@ class LunaEmbedding(keras.layers.Layer):
         if position_embedding == "learned":
             _arguments.check_positive(max_sequence_length=max_sequence_length)
         _arguments.check_rate(dropout=dropout)
+        if max_real_tokens is not None:
+            _arguments.check_positive(max_real_tokens=max_real_tokens)
+            if padding_id is None:
+                raise ValueError(
+                    "`padding_id` must say what padding is with "
+                    "`max_real_tokens`. Got: None"
+                )
         self.supports_masking = True
         self.vocabulary_size = vocabulary_size
         self.hidden_dim = hidden_dim
@@ -141,6 +153,7 @@ class LunaEmbedding(keras.layers.Layer):
         self.token_embedding = token_embedding
         self.num_segments = num_segments
         self.positions_skip_padding = positions_skip_padding
+        self.max_real_tokens = max_real_tokens
         self.packed_embedding: Any = None
         if packed_length is not None:
             self.packed_embedding = PackedEmbedding(
@@ -229,8 +242,20 @@ class LunaEmbedding(keras.layers.Layer):
     ):
         mask = self._checked_mask(token_ids, padding_mask, start_index)
         self._check_segments(segment_ids)
+        places, length = self._places(token_ids, mask), token_ids.shape[1]
+        table_length = ops.shape(token_ids)[1]
+        if self.max_real_tokens is not None:
+            kept = self.kept(mask)
+            token_ids, mask, places, segment_ids = (
+                None if x is None else _take(x, kept)
+                for x in (token_ids, mask, places, segment_ids)
+            )
         x = self._embed(token_ids) * self.scale
-        x = self._add_positions(x, mask, start_index)
+        if places is not None:
+            # Nothing checks a length that is unknown until a call.
+            known = length is not None and isinstance(start_index, int)
+            first = self.first_position + ops.cast(start_index, "int32")
+            x = x + self._positions(places, first, table_length, known, x)
         if segment_ids is not None:
             x = x + ops.cast(self.segments(segment_ids), x.dtype)
         if self.normalize:
@@ -251,22 +276,38 @@ class LunaEmbedding(keras.layers.Layer):
         p = self.dropout_layer(p, training=training)
         return x, _zero_padding(p, packed_mask)
 
-    def _add_positions(self, x, mask, start_index):
+    def kept(self, mask):
+        """Returns where the tokens stood that `max_real_tokens` leaves.
+
+        Args:
+            mask: bool `(B, T)`, True for real tokens.
+
+        Returns:
+            int32 `(B, min(T, K))`, real tokens first.
+        """
+        length = ops.shape(mask)[1]
+        place = ops.arange(length, dtype="int32")[None]
+        # No two alike: sorting need not be stable.
+        order = ops.where(mask, place, place + length)
+        return ops.sort(order, axis=1)[:, : self.max_real_tokens] % length
+
+    def _places(self, token_ids, mask):
+        """Positions from 0 on, `(B, T)`, or `(1, T)` where rows are alike."""
         if self.position_embedding == "none":
-            return x
+            return None
         if mask is None or not self.positions_skip_padding:
-            batch, length = ops.shape(x)[:2]
-            rows = ops.arange(length, dtype="int32")[None]
-            rows = ops.broadcast_to(rows, (batch, length))
-        else:
-            # Padding gets -1 and is set to zero at the end.
-            rows = ops.maximum(token_positions(mask), 0)
-        rows = rows + self.first_position + ops.cast(start_index, "int32")
+            length = ops.shape(token_ids)[1]
+            return ops.arange(length, dtype="int32")[None]
+        # Padding gets -1 and is set to zero at the end.
+        return ops.maximum(token_positions(mask), 0)
+
+    def _positions(self, places, first, length, known, x):
         if self.position_embedding == "learned":
-            known = rows.shape[1] is not None and isinstance(start_index, int)
-            return x + self._learned_positions(rows, known)
-        positions = sinusoidal_positions(rows, self.hidden_dim)
-        return x + ops.cast(positions, x.dtype)
+            return self._learned_positions(places + first, known)
+        # Sines are dear: one for each position and not for each token.
+        rows = ops.arange(length, dtype="int32") + first
+        table = ops.cast(sinusoidal_positions(rows, self.hidden_dim), x.dtype)
+        return ops.take(table, places, axis=0)
 
     def _learned_positions(self, rows, known):
         positions = self.positions(rows)
@@ -330,6 +371,8 @@ class LunaEmbedding(keras.layers.Layer):
         mask = self._checked_mask(token_ids, padding_mask, start_index)
         self._check_segments(segment_ids)
         batch, length = token_ids.shape
+        if length is not None and self.max_real_tokens is not None:
+            length = min(length, self.max_real_tokens)
         x = self._spec(batch, length, mask is not None)
         if self.packed_embedding is None:
             return x
@@ -347,7 +390,7 @@ class LunaEmbedding(keras.layers.Layer):
             "vocabulary_size hidden_dim packed_length max_sequence_length "
             "position_embedding first_position scale normalize "
             "layer_norm_epsilon dropout padding_id dynamic_packing seed "
-            "num_segments positions_skip_padding"
+            "num_segments positions_skip_padding max_real_tokens"
         )
         shared = self.token_embedding if self.shares_token_embedding else None
         return {
@@ -366,6 +409,13 @@ class LunaEmbedding(keras.layers.Layer):
             config.get("token_embedding")
         )
         return super().from_config(config)
+
+
+def _take(x, places):
+    """Some places `(B, K)` of `(B, T)`, or of `(1, T)` for every row."""
+    if x.shape[0] == 1:
+        return ops.take(x[0], places, axis=0)
+    return ops.take_along_axis(x, places, axis=1)
 
 
 def _check_no_tokens(**given):

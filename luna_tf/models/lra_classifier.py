@@ -3,18 +3,12 @@
 import keras
 from keras import ops
 
-from luna_tf.layers import (
-    DropPadding,
-    LunaEmbedding,
-    LunaPooling,
-    LunaTransformerBlock,
-)
+from luna_tf.layers import LunaEmbedding, LunaPooling, LunaTransformerBlock
 from luna_tf.layers._arguments import (
     check_choice,
     check_positive,
     check_rate,
 )
-from luna_tf.layers._masks import get_mask
 from luna_tf.layers.luna_pooling import POOLING
 from luna_tf.models.lra_head import (
     PAIR_FEATURES,
@@ -75,9 +69,9 @@ class LRAClassifier(keras.Model):
         positions_skip_padding: bool, see `LunaEmbedding`; False for pixels of
             which the black ones are padding.
         max_real_tokens: int, most tokens of a row without its padding, which
-            is then dropped behind the embedding (`DropPadding`): the same
-            logits at less cost where much is padding, as black pixels may be.
-            None computes padding too.
+            is then dropped (`LunaEmbedding`): the same logits at less cost
+            where much is padding, as black pixels may be. None computes
+            padding too.
         normalize_first: bool; True is pre-norm, False (the paper) post-norm.
         contraction: `"auto"`, `"direct"` or `"absorbed"`, see `LunaAttention`.
         remat: bool, see `LunaTransformerBlock`.
@@ -168,8 +162,7 @@ class LRAClassifier(keras.Model):
         if head_hidden_dim is not None:
             check_positive(head_hidden_dim=head_hidden_dim)
         if max_real_tokens is not None:
-            check_positive(max_real_tokens=max_real_tokens)
-            _check_droppable(padding_id, pooling_includes_padding)
+            _check_droppable(pooling_includes_padding)
         optional = {
             "num_pack_heads": num_pack_heads,
             "tie_key_value": tie_key_value,
@@ -196,6 +189,7 @@ class LRAClassifier(keras.Model):
             dropout=dropout,
             padding_id=padding_id,
             positions_skip_padding=positions_skip_padding,
+            max_real_tokens=max_real_tokens,
             dynamic_packing=dynamic_packing,
             seed=layer_seed(0),
             dtype=dtype,
@@ -234,12 +228,6 @@ class LRAClassifier(keras.Model):
         x = inputs if num_documents == 1 else stack_documents(inputs)
         # The tokens and, with Luna, the packed sequence.
         sequences = keras.tree.flatten(embedding(x))
-        drop = None
-        if max_real_tokens is not None:
-            drop = DropPadding(
-                max_real_tokens, dtype=dtype, name="drop_padding"
-            )
-            sequences[0] = drop(sequences[0])
         for block in _applied(blocks, num_layers):
             sequences = keras.tree.flatten(block(*sequences))
         x = pool(sequences[0], sequences[-1])
@@ -251,7 +239,6 @@ class LRAClassifier(keras.Model):
 
         # === Config ===
         self.embedding = embedding
-        self.drop_padding = drop
         self.blocks = blocks
         self.head = head
         self._config = {
@@ -329,10 +316,10 @@ class LRAClassifier(keras.Model):
             inputs = stack_documents(inputs)
         x, p = self.embedding(inputs)
         place = None
-        if self.drop_padding is not None:
-            kept = self.drop_padding.kept(get_mask(x))
-            place = ops.one_hot(kept, ops.shape(x)[1])
-            x = self.drop_padding(x)
+        if self._config["max_real_tokens"] is not None:
+            real = ops.not_equal(inputs, self._config["padding_id"])
+            length = ops.shape(inputs)[1]
+            place = ops.one_hot(self.embedding.kept(real), length)
         scores = []
         for block in _applied(self.blocks, self._config["num_layers"]):
             x, p, pack, unpack = block(x, p, return_attention_scores=True)
@@ -361,12 +348,7 @@ class LRAClassifier(keras.Model):
         return cls(**config)
 
 
-def _check_droppable(padding_id, pooling_includes_padding):
-    if padding_id is None:
-        raise ValueError(
-            "`padding_id` must say what padding is with `max_real_tokens`. "
-            "Got: None"
-        )
+def _check_droppable(pooling_includes_padding):
     if pooling_includes_padding:
         raise ValueError(
             "`pooling_includes_padding` must be False with `max_real_tokens`, "

@@ -301,6 +301,21 @@ def test_a_smaller_set_begins_the_same():
     np.testing.assert_array_equal(small.pixels, large.pixels)
 
 
+def test_easier_kinds_than_the_published_ones():
+    published = PathfinderConfig(32, "easy", 100)
+    assert "distractors" not in published.describe()
+    easier = PathfinderConfig(32, "easy", 100, 0, 4, distractors=False)
+    assert easier.describe()["contour_length"] == 4
+    assert PathfinderConfig(**easier.describe()) == easier
+    pictures, _ = generate(published, num_workers=1)
+    fewer, labels = generate(easier, num_workers=1)
+    # Two contours and two discs instead of a dozen.
+    assert (fewer > 0).sum() < 0.7 * (pictures > 0).sum()
+    assert 20 < labels.sum() < 80
+    short = settings(32, "hard", contour_length=2)
+    assert (short.contour_length, short.distractor_length) == (2, 1)
+
+
 def test_seeds_and_chunks_differ():
     config = PathfinderConfig(32, "easy", 1010)
     other = PathfinderConfig(32, "easy", 1010, seed=1)
@@ -332,6 +347,7 @@ def test_margins_are_those_of_the_size():
         (dict(num_examples=9), "num_examples must be an integer from 10"),
         (dict(num_examples=1e3), "Received: num_examples=1000.0"),
         (dict(seed=-1), "seed must be an integer from 0"),
+        (dict(contour_length=15), "contour_length must be from 2 to 14"),
     ],
 )
 def test_bad_configurations(arguments, message):

@@ -7,7 +7,6 @@ from layers.luna_models import INPUTS, OTHER, functional, subclassed
 from layers.luna_reference import array, assert_all_close, sequences
 
 from luna_tf import (
-    DropPadding,
     LunaAttention,
     LunaEmbedding,
     LunaTransformerBlock,
@@ -17,9 +16,6 @@ from luna_tf.layers import LunaCausalAttention, LunaDecoderBlock
 
 # Every argument at another value than its default.
 CONFIGS = {
-    DropPadding: dict(
-        length=3, name="g", dtype="mixed_bfloat16", trainable=False
-    ),
     LunaAttention: dict(
         num_heads=2,
         key_dim=4,
@@ -128,6 +124,7 @@ CONFIGS = {
         token_embedding=keras.layers.Embedding(9, 8, name="shared"),
         num_segments=2,
         positions_skip_padding=False,
+        max_real_tokens=4,
         seed=3,
         name="d",
         dtype="mixed_bfloat16",

@@ -6,7 +6,6 @@ them one for every difficulty, such as `curv_contour_length_14`. There,
 `imgs/<number>/sample_<i>.png` are the pictures.
 """
 
-import dataclasses
 import io
 import os
 import struct
@@ -232,7 +231,7 @@ def write_pathfinder_folder(
         folder,
         {
             "generator_version": GENERATOR_VERSION,
-            "config": dataclasses.asdict(config),
+            "config": config.describe(),
         },
     )
     for name in ("metadata", "imgs"):
@@ -261,7 +260,7 @@ def _metadata(folder: Path, index: int) -> Path:
 
 
 def _lines(config: PathfinderConfig, chunk: Chunk) -> str:
-    kind = settings(config.image_size, config.difficulty)
+    kind = config.settings()
     return "".join(
         f"imgs/{chunk.index} sample_{i}.png {i} {label} {kind.continuity} "
         f"{kind.contour_length} {kind.distractor_length} "

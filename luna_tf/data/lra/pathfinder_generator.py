@@ -22,7 +22,7 @@ from luna_tf.data.lra.pathfinder_contours import (
 )
 from luna_tf.data.lra.pathfinder_drawing import draw
 from luna_tf.data.lra.pathfinder_patches import tables
-from luna_tf.data.lra.pathfinder_settings import settings
+from luna_tf.data.lra.pathfinder_settings import PathfinderSettings, settings
 
 # To be raised whenever the same configuration would give other data.
 GENERATOR_VERSION = 1
@@ -42,6 +42,10 @@ class PathfinderConfig:
             or 14 paddles. The published tasks are hard.
         num_examples: of all splits together; at least 10.
         seed: the same seed gives the same data, on any machine.
+        contour_length: paddles of a contour, 2 to 14, in place of the
+            difficulty's.
+        distractors: whether there are other, shorter contours too. Without
+            them, and with short contours, the task is far easier.
 
     Raises:
         ValueError: an argument is out of range.
@@ -58,9 +62,11 @@ class PathfinderConfig:
     difficulty: str = "hard"
     num_examples: int = 200_000
     seed: int = 0
+    contour_length: int | None = None
+    distractors: bool = True
 
     def __post_init__(self) -> None:
-        settings(self.image_size, self.difficulty)
+        self.settings()
         for name, lowest, highest in (
             ("num_examples", 10, 10**9),
             ("seed", 0, 2**63 - 1),
@@ -71,6 +77,24 @@ class PathfinderConfig:
                     f"{name} must be an integer from {lowest} to {highest}. "
                     f"Received: {name}={value!r}."
                 )
+
+    def settings(self) -> PathfinderSettings:
+        """How the pictures are made."""
+        return settings(
+            self.image_size,
+            self.difficulty,
+            self.contour_length,
+            self.distractors,
+        )
+
+    def describe(self) -> dict[str, int | str | bool]:
+        """The arguments, but those that the published kinds leave alone."""
+        values = dataclasses.asdict(self)
+        if self.contour_length is None:
+            del values["contour_length"]
+        if self.distractors:
+            del values["distractors"]
+        return values
 
     @property
     def num_chunks(self) -> int:
@@ -228,7 +252,7 @@ def generate_chunk(config: PathfinderConfig, index: int) -> Chunk:
     count = min(CHUNK_SIZE, config.num_examples - first)
     sequence = np.random.SeedSequence(config.seed, spawn_key=(index,))
     rng = np.random.Generator(np.random.PCG64(sequence))
-    kind = settings(config.image_size, config.difficulty)
+    kind = config.settings()
     labels = rng.integers(0, 2, count, dtype=np.int32)
     # `integers` and `random` have the same streams in all versions of numpy.
     margins = np.array(kind.margins)[rng.integers(0, len(kind.margins), count)]

@@ -11,7 +11,6 @@ A run that is killed loses the files that it was at; the next one goes on with
 these, and the outcome is the same.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -216,7 +215,7 @@ def _description(config: PathfinderConfig) -> dict:
     return {
         "format_version": FORMAT_VERSION,
         "generator_version": GENERATOR_VERSION,
-        "config": dataclasses.asdict(config),
+        "config": config.describe(),
     }
 
 

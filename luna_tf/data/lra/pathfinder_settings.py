@@ -102,18 +102,26 @@ _SIZES: dict[int, dict] = {
 IMAGE_SIZES = tuple(_SIZES)
 
 
-def settings(image_size: int, difficulty: str) -> PathfinderSettings:
+def settings(
+    image_size: int,
+    difficulty: str,
+    contour_length: int | None = None,
+    distractors: bool = True,
+) -> PathfinderSettings:
     """Returns how the Long Range Arena had its pictures made.
 
     Args:
         image_size: one of `IMAGE_SIZES`.
         difficulty: one of `DIFFICULTIES`; the published tasks are `"hard"`.
+        contour_length: paddles of a target, 2 to 14, where they shall be
+            others than those of the difficulty.
+        distractors: whether there are any.
 
     Returns:
         The settings.
 
     Raises:
-        ValueError: there is no such size or difficulty.
+        ValueError: there is no such size, difficulty or length.
 
     Example:
 
@@ -129,12 +137,19 @@ def settings(image_size: int, difficulty: str) -> PathfinderSettings:
                 f"{name} must be one of {allowed}. Received: {name}={value!r}."
             )
     values = dict(_SIZES[image_size])
-    contour_length = _CONTOUR_LENGTHS[difficulty]
-    distractor_length = contour_length // 3
+    if contour_length is None:
+        contour_length = _CONTOUR_LENGTHS[difficulty]
+    if not 2 <= contour_length <= 14:
+        raise ValueError(
+            "contour_length must be from 2 to 14. Received: "
+            f"contour_length={contour_length!r}."
+        )
+    distractor_length = max(contour_length // 3, 1)
+    paddles = values.pop("distractor_paddles") if distractors else 0
     return PathfinderSettings(
         image_size=image_size,
         contour_length=contour_length,
         distractor_length=distractor_length,
-        num_distractors=values.pop("distractor_paddles") // distractor_length,
-        **values,
+        num_distractors=paddles // distractor_length,
+        **{k: v for k, v in values.items() if k != "distractor_paddles"},
     )

@@ -399,6 +399,7 @@ def test_paper_recipes_have_the_official_sizes(name):
 
 class TestGenerate:
     TINY = "generate", "--pictures=20", "--difficulty=easy", "--data_seed=3"
+    READ = "--task=pathfinder", "--difficulty=easy", "--max_real_tokens=400"
 
     def test_the_layout_of_the_release_trains(self, tmp_path, capsys):
         root = tmp_path / "lra"
@@ -406,7 +407,7 @@ class TestGenerate:
         assert f"20 pictures in {root}" in capsys.readouterr().out
         assert len(list(root.rglob("sample_*.png"))) == 20
         places = f"--data_dir={root}", f"--model_dir={tmp_path / 'run'}"
-        command = "--task=pathfinder", "--difficulty=easy", *TINY, *places
+        command = *self.READ, *TINY, *places
         assert call(*command) == 0
         results = json.loads((tmp_path / "run" / "results.json").read_text())
         assert results["test"]["examples"] == 2
@@ -416,7 +417,7 @@ class TestGenerate:
         command = (*self.TINY, f"--output_dir={root}", "--format=tfrecord")
         assert call(*command) == 0
         places = f"--data_dir={root}", f"--model_dir={tmp_path / 'run'}"
-        command = "--task=pathfinder", "--difficulty=easy", *TINY, *places
+        command = *self.READ, *TINY, *places
         for other, message in (
             ("--difficulty=hard", "difficulty=hard is not possible with data"),
             ("--image_size=64", "image_size=64 is not possible with data_dir"),

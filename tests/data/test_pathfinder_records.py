@@ -67,7 +67,7 @@ def test_what_is_written_is_read(written, expected):
     assert sorted(contents(written)) == ["dataset.json", *FILES]
     assert_splits(read_pathfinder_records(written), expected)
     description = json.loads((written / "dataset.json").read_text())
-    assert description["config"] == dataclasses.asdict(CONFIG)
+    assert description["config"] == CONFIG.describe()
     lines = (written / "SHA256SUMS").read_text().splitlines()
     for name, line in zip(FILES, lines, strict=True):
         digest = hashlib.sha256((written / name).read_bytes()).hexdigest()

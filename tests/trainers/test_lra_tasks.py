@@ -457,7 +457,7 @@ class TestGenerate:
 @pytest.mark.parametrize("black", [True, False])
 def test_positions_are_those_of_the_picture(black):
     values = recipes.read_yaml("pathfinder_small", PROGRAM.folder)
-    values |= {"pixels": "tokens", "black_is_padding": black}
+    values |= {"black_is_padding": black, "max_real_tokens": None}
     network = lra.make_model(recipes.build(LRARecipe, values, "test"))
     # Or a pixel's place would depend on which others are black.
     assert network.embedding.positions_skip_padding is not black

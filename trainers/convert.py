@@ -86,17 +86,22 @@ class ConvertFlags:
             if path is not None and not os.path.exists(path):
                 raise RecipeError(f"{name}={path} does not exist.")
         is_file = self.output.endswith((".npz", ".safetensors"))
-        if not is_file and not files.is_new_folder(self.output):
-            raise RecipeError(
-                f"output={self.output} is not empty: allowed is a new folder."
+        if is_file == (self.preset is None):
+            source, allowed = (
+                ("preset", "a .npz or .safetensors file")
+                if self.checkpoint is None
+                else ("checkpoint", "a new folder")
             )
-        if self.preset is not None and not is_file:
             raise RecipeError(
-                f"output={self.output} is not possible with preset: allowed is "
-                "a .npz or .safetensors file."
+                f"output={self.output} is not possible with {source}: allowed "
+                f"is {allowed}."
             )
         if self.preset is not None:
             presets.check(self.preset)
+        elif not files.is_new_folder(self.output):
+            raise RecipeError(
+                f"output={self.output} is not empty: allowed is a new folder."
+            )
 
 
 def main(argv: list[str] | None = None) -> None:

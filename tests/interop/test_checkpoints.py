@@ -142,6 +142,12 @@ def test_what_cannot_be_converted(tmp_path, capsys):
         f"--checkpoint={FILE}", output, "--head=mnli"
     )
     assert "allowed is a .npz" in message(f"--preset={tmp_path}", output)
+    written = tmp_path / "weights.npz"
+    written.write_bytes(b"kept")
+    text = message(f"--checkpoint={FILE}", f"--output={written}")
+    assert "allowed is a new folder" in text and written.read_bytes() == b"kept"
+    text = message(f"--checkpoint={FILE}", f"--output={tmp_path}")
+    assert "is not empty" in text
     (tmp_path / "dict.txt").write_text("no count\n")
     text = message(f"--checkpoint={FILE}", output, *subwords)
     assert "dict.txt, line 1: expected a token and a count" in text

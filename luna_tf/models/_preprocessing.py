@@ -5,8 +5,51 @@ from typing import Any
 import keras
 import numpy as np
 
+from luna_tf.layers._arguments import check_positive
+
 # Of texts, in tokens, where nothing else is said.
 DEFAULT_LENGTH = 512
+
+
+def first_length(given: int | None) -> int:
+    """Length of texts until a backbone limits it."""
+    return DEFAULT_LENGTH if given is None else given
+
+
+class GivenLength:
+    """A preprocessor of KerasHub that knows whether its length was given.
+
+    It comes before the class of KerasHub, whose constructor sets the length;
+    `_given_length` is to be set behind that.
+    """
+
+    _given_length: int | None = None
+    packer: Any
+
+    def limit_length(self, limit):
+        """Shortens texts to a number of tokens, unless a length was given.
+
+        Args:
+            limit: int, learned positions of a backbone.
+        """
+        if self._given_length is None:
+            self._set_length(min(limit, DEFAULT_LENGTH))
+
+    @property
+    def sequence_length(self):
+        """Tokens of a row. One that is set is kept, as one given is."""
+        return self._sequence_length
+
+    @sequence_length.setter
+    def sequence_length(self, value):
+        check_positive(sequence_length=value)
+        self._given_length = value
+        self._set_length(value)
+
+    def _set_length(self, value):
+        self._sequence_length = value
+        if self.packer is not None:
+            self.packer.sequence_length = value
 
 
 def integer_masks(result: Any) -> Any:

@@ -7,7 +7,8 @@ import keras_hub
 
 from luna_tf.layers._arguments import check_positive
 from luna_tf.models._preprocessing import (
-    DEFAULT_LENGTH,
+    GivenLength,
+    first_length,
     integer_masks,
     keep_segments,
 )
@@ -16,7 +17,9 @@ from luna_tf.models.luna_tokenizers import LunaWordPieceTokenizer
 
 
 @keras.saving.register_keras_serializable(package="luna_tf")
-class LunaMaskedLMPreprocessor(keras_hub.models.MaskedLMPreprocessor):
+class LunaMaskedLMPreprocessor(
+    GivenLength, keras_hub.models.MaskedLMPreprocessor
+):
     """Tokenizes and pads texts for `LunaMaskedLM`, and hides some tokens.
 
     Of the tokens of a text 15 % are chosen; of these 80 % are replaced by the
@@ -80,9 +83,10 @@ class LunaMaskedLMPreprocessor(keras_hub.models.MaskedLMPreprocessor):
         use_segments=False,
         **kwargs,
     ):
-        given_length = sequence_length
-        if sequence_length is None:
-            sequence_length = DEFAULT_LENGTH
+        given_length, sequence_length = (
+            sequence_length,
+            first_length(sequence_length),
+        )
         check_positive(sequence_length=sequence_length)
         if not 0 < mask_selection_rate < 1:
             raise ValueError(
@@ -123,30 +127,8 @@ class LunaMaskedLMPreprocessor(keras_hub.models.MaskedLMPreprocessor):
         result = super().call(x, y, sample_weight)
         return keep_segments(integer_masks(result), self.use_segments)
 
-    def limit_length(self, limit):
-        """Shortens texts to a number of tokens, unless a length was given.
-
-        Args:
-            limit: int, learned positions of a backbone.
-        """
-        if self._given_length is None:
-            self._set_length(min(limit, DEFAULT_LENGTH))
-
-    @property
-    def sequence_length(self):
-        """Tokens of a row. One that is set is kept, as one given is."""
-        return self._sequence_length
-
-    @sequence_length.setter
-    def sequence_length(self, value):
-        check_positive(sequence_length=value)
-        self._given_length = value
-        self._set_length(value)
-
     def _set_length(self, value):
-        self._sequence_length = value
-        if self.packer is not None:
-            self.packer.sequence_length = value
+        super()._set_length(value)
         # Not yet known while KerasHub's constructor runs, which sets it next.
         rate = getattr(self, "mask_selection_rate", None)
         if rate is None or self._given_selection_length is not None:

@@ -5,7 +5,8 @@ import keras_hub
 
 from luna_tf.layers._arguments import check_positive
 from luna_tf.models._preprocessing import (
-    DEFAULT_LENGTH,
+    GivenLength,
+    first_length,
     integer_masks,
     keep_segments,
 )
@@ -18,7 +19,7 @@ from luna_tf.models.luna_tokenizers import (
 
 @keras.saving.register_keras_serializable(package="luna_tf")
 class LunaTextClassifierPreprocessor(
-    keras_hub.models.TextClassifierPreprocessor
+    GivenLength, keras_hub.models.TextClassifierPreprocessor
 ):
     """Tokenizes and pads texts, or pairs of texts, for `LunaTextClassifier`.
 
@@ -77,7 +78,7 @@ class LunaTextClassifierPreprocessor(
         check_positive(num_separators=num_separators)
         super().__init__(
             tokenizer,
-            sequence_length=sequence_length or DEFAULT_LENGTH,
+            sequence_length=first_length(sequence_length),
             truncate=truncate,
             **kwargs,
         )
@@ -100,31 +101,6 @@ class LunaTextClassifierPreprocessor(
     def call(self, x, y=None, sample_weight=None):
         result = super().call(x, y, sample_weight)
         return keep_segments(integer_masks(result), self.use_segments)
-
-    def limit_length(self, limit):
-        """Shortens texts to a number of tokens, unless a length was given.
-
-        Args:
-            limit: int, learned positions of a backbone.
-        """
-        if self._given_length is None:
-            self._set_length(min(limit, DEFAULT_LENGTH))
-
-    @property
-    def sequence_length(self):
-        """Tokens of a row. One that is set is kept, as one given is."""
-        return self._sequence_length
-
-    @sequence_length.setter
-    def sequence_length(self, value):
-        check_positive(sequence_length=value)
-        self._given_length = value
-        self._set_length(value)
-
-    def _set_length(self, value):
-        self._sequence_length = value
-        if self.packer is not None:
-            self.packer.sequence_length = value
 
     def get_config(self):
         return {

@@ -395,6 +395,8 @@ class TestArguments:
             assert preprocessor.mask_selection_length == 307
         with pytest.raises(ValueError, match="`sequence_length`"):
             preprocessor.sequence_length = 0
+        with pytest.raises(ValueError, match="`sequence_length`"):
+            cls(LunaWordPieceTokenizer(PIECES), sequence_length=0)
 
     def test_lengths(self):
         tokenizer = LunaWordPieceTokenizer(PIECES)

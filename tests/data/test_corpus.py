@@ -195,6 +195,15 @@ class TestDocuments:
         documents = read_documents(files, skip_malformed=True)
         assert len(texts(documents)) == 301
 
+    def test_bytes_that_no_text_has_far_into_json(self, tmp_path):
+        line = b'{"text": "' + b"fine " * 200 + b'"}\n'
+        content = line * 300 + b'{"text": "b\xe9r"}\n'
+        files = find_files(write(tmp_path, "b.jsonl", content))
+        with pytest.raises(CorpusError, match="b.jsonl, line 301: not UTF-8"):
+            texts(read_documents(files))
+        documents = read_documents(files, skip_malformed=True)
+        assert len(texts(documents)) == 300
+
     def test_zeros_in_json(self, tmp_path):
         lines = '{"text": "a\\u0000b"}\n{"text": "fine"}'
         files = find_files(write(tmp_path, "b.jsonl", lines))

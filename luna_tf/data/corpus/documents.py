@@ -157,6 +157,8 @@ def _objects(
         try:
             value = json.loads(line)
             text = value[field] if isinstance(value, dict) else None
+        except UnicodeDecodeError:
+            return line  # `_checked` says so
         except (ValueError, KeyError, RecursionError):
             text = None
         # A byte that no text has: `_checked` finds it.

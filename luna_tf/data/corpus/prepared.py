@@ -282,8 +282,7 @@ def _prepare_file(
     for split, part in parts.items():
         count = result[split]
         rows = token_rows(part, tokenize, form).batch(_BATCH).prefetch(2)
-        # Another run may be writing the same.
-        unfinished = f"{name.format(split)}.unfinished-{uuid.uuid4().hex[:8]}"
+        unfinished = _unfinished(name.format(split))
         with explained(file), tf.io.TFRecordWriter(unfinished) as out:
             for batch in rows.as_numpy_iterator():
                 for row in batch:
@@ -296,8 +295,13 @@ def _prepare_file(
     return result
 
 
+def _unfinished(path: str) -> str:
+    """A name of its own: another run may be writing the same file."""
+    return f"{path}.unfinished-{uuid.uuid4().hex[:8]}"
+
+
 def _write(path: str, content: Any) -> None:
-    unfinished = f"{path}.unfinished-{uuid.uuid4().hex[:8]}"
+    unfinished = _unfinished(path)
     with tf.io.gfile.GFile(unfinished, "w") as file:
         file.write(json.dumps(content, indent=1) + "\n")
     tf.io.gfile.rename(unfinished, path, overwrite=True)

@@ -145,11 +145,11 @@ def settings(
             f"contour_length={contour_length!r}."
         )
     distractor_length = max(contour_length // 3, 1)
-    paddles = values.pop("distractor_paddles") if distractors else 0
+    paddles = values.pop("distractor_paddles")
     return PathfinderSettings(
         image_size=image_size,
         contour_length=contour_length,
         distractor_length=distractor_length,
-        num_distractors=paddles // distractor_length,
-        **{k: v for k, v in values.items() if k != "distractor_paddles"},
+        num_distractors=distractors * paddles // distractor_length,
+        **values,
     )

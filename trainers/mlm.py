@@ -25,6 +25,7 @@ from .recipe_fields import BackboneFields, backbone_arguments
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
     import tensorflow as tf
     from matplotlib.figure import Figure
 
@@ -64,7 +65,7 @@ def run(command: flags.Command) -> int:
     elif mode in ("evaluate", "export"):
         session.check_trained(folder)
     print(f"# Recipe ({command.config})\n{recipes.to_yaml(recipe)}", flush=True)
-    if mode != "export":
+    if mode not in ("evaluate", "export"):
         corpus = mlm_data.corpus_files(recipe)
     if mode in ("vocab", "export") and not placement.is_chief:
         return 0
@@ -89,13 +90,18 @@ def run(command: flags.Command) -> int:
         )
         print("\n" + _files_text(folder))
         return 0
-    rows = mlm_data.load_rows(recipe, folder, tokenizer)
+    if mode == "evaluate":
+        test_rows = mlm_data.load_test_rows(recipe, folder, tokenizer)
+    else:
+        rows = mlm_data.load_rows(recipe, folder, tokenizer)
+        test_rows = rows.test
     if placement.is_chief:
         placement.meeting.wait()
-    print(mlm_data.describe(rows, recipe), flush=True)
     masking = mlm_data.make_masking(recipe, tokenizer)
-    mlm_data.check_masks(rows.validation, masking, "validation")
-    mlm_data.check_masks(rows.test, masking, "test")
+    mlm_data.check_masks(test_rows, masking, "test")
+    if mode != "evaluate":
+        print(mlm_data.describe(rows, recipe), flush=True)
+        mlm_data.check_masks(rows.validation, masking, "validation")
     trainer = make_trainer(
         recipe, placement, tokenizer, command.machine.data_service
     )
@@ -136,7 +142,7 @@ def run(command: flags.Command) -> int:
         encoder_export.export(plain, recipe.sequence_length, tokenizer, folder)
     about = {
         "title": "Masked language model",
-        "majority": mlm_report.majority(rows.test, tokenizer),
+        **mlm_report.without_context(test_rows, tokenizer),
         "device": placement.reason,
         "precision": precision,
         "attention": recipe.attention,
@@ -147,7 +153,7 @@ def run(command: flags.Command) -> int:
         command,
         trainer,
         placement,
-        rows,
+        test_rows,
         masking,
         tokenizer,
         trained,
@@ -298,7 +304,7 @@ def _test(
     command: flags.Command,
     trainer: Trainer,
     placement: Placement,
-    rows: mlm_data.Rows,
+    rows: np.ndarray,
     masking: Any,
     tokenizer: Any,
     trained: TrainingResult | None,
@@ -306,10 +312,8 @@ def _test(
     started: float,
 ) -> None:
     recipe, folder = command.recipe, command.model_dir
-    print(f"Testing on {len(rows.test):,} rows ...", flush=True)
-    test = trainer.evaluate(
-        mlm_data.indexed_source(rows.test, masking, recipe.seed)
-    )
+    print(f"Testing on {len(rows):,} rows ...", flush=True)
+    test = trainer.evaluate(mlm_data.indexed_source(rows, masking, recipe.seed))
     about["wall_time_seconds"] = time.monotonic() - started
     results = mlm_report.results(trainer.loop.model, test, trained, about)
     table = mlm_report.rows(results)
@@ -318,7 +322,7 @@ def _test(
     print("\n" + tables.to_text(results["title"], table))
     plain = make_model(recipe, tokenizer)
     plain.set_weights(trainer.loop.model.get_weights())
-    blanks = mlm_blanks.fill(plain, tokenizer, rows.test)
+    blanks = mlm_blanks.fill(plain, tokenizer, rows)
     print("\n" + mlm_report.blanks_text(blanks))
     print("\n" + _files_text(folder))
 

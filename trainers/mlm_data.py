@@ -165,7 +165,7 @@ def load_rows(recipe: MLMRecipe, folder: str, tokenizer: Any) -> Rows:
         RecipeError: a text is malformed or has nothing to train on, validate
             on or test on.
     """
-    cache = recipe.cache_dir or files.join(folder, "data")
+    cache = _cache(recipe, folder)
     corpus = corpus_files(recipe)
     fractions = _fractions(recipe)
     # While training, text is tokenized from the files themselves.
@@ -184,30 +184,55 @@ def load_rows(recipe: MLMRecipe, folder: str, tokenizer: Any) -> Rows:
             with_train=not streams_text,
         )
     held_out: dict[str, np.ndarray] = {}
-    split: str
     for kind in ("validation", "test"):
         if train is not None and kind in fractions:
-            prepared, split = train, kind
+            held_out[kind] = _evaluation_rows(recipe, train, kind, kind)
         else:
-            prepared = _prepare(
-                recipe, corpus_files(recipe, kind), cache, tokenizer, {}, kind
-            )
-            split = "train"
-        count = prepared.counts[split]["rows"]
-        if not count:
-            raise RecipeError(
-                f"{kind}_fraction={getattr(recipe, f'{kind}_fraction')} is "
-                f"not possible: of the documents of train_data none is held "
-                "out. Raise it, or divide the text into more documents "
-                "(document_separator)."
-            )
-        held_out[kind] = prepared.rows(split, recipe.max_evaluation_rows)
+            held_out[kind] = _given_rows(recipe, cache, tokenizer, kind)
     return Rows(
         None if streams_text else train,
         held_out["validation"],
         held_out["test"],
         corpus,
     )
+
+
+def load_test_rows(
+    recipe: MLMRecipe, folder: str, tokenizer: Any
+) -> np.ndarray:
+    """The rows to test on alone; a text of their own is all that is read.
+
+    The arguments and errors are those of `load_rows`.
+    """
+    if recipe.test_data is None:
+        return load_rows(recipe, folder, tokenizer).test
+    return _given_rows(recipe, _cache(recipe, folder), tokenizer, "test")
+
+
+def _cache(recipe: MLMRecipe, folder: str) -> str:
+    return recipe.cache_dir or files.join(folder, "data")
+
+
+def _given_rows(
+    recipe: MLMRecipe, cache: str, tokenizer: Any, kind: str
+) -> np.ndarray:
+    """Rows of a text that is given beside the one to train on."""
+    corpus = corpus_files(recipe, kind)
+    prepared = _prepare(recipe, corpus, cache, tokenizer, {}, kind)
+    return _evaluation_rows(recipe, prepared, "train", kind)
+
+
+def _evaluation_rows(
+    recipe: MLMRecipe, prepared: PreparedCorpus, split: str, kind: str
+) -> np.ndarray:
+    if not prepared.counts[split]["rows"]:
+        raise RecipeError(
+            f"{kind}_fraction={getattr(recipe, f'{kind}_fraction')} is "
+            f"not possible: of the documents of train_data none is held "
+            "out. Raise it, or divide the text into more documents "
+            "(document_separator)."
+        )
+    return prepared.rows(split, recipe.max_evaluation_rows)
 
 
 def _check_training_text(recipe: MLMRecipe, corpus: CorpusFiles) -> None:

@@ -94,6 +94,11 @@ def rows(results: Mapping[str, Any]) -> tables.Rows:
                 "what guessing it each time gives",
             ),
             ("cross-entropy", f"{test['loss']:6.3f}", "nats per token"),
+            (
+                "entropy of the tokens",
+                f"{results['entropy']:6.3f}",
+                "nats, what guessing by frequency gives at best",
+            ),
             ("perplexity", f"{test['perplexity']:6.1f}", ""),
         ]
     }
@@ -125,16 +130,27 @@ def rows(results: Mapping[str, Any]) -> tables.Rows:
     return table
 
 
-def majority(table: np.ndarray, tokenizer: Any) -> float:
-    """Share of the most frequent token among those that may be hidden.
+def without_context(table: np.ndarray, tokenizer: Any) -> dict[str, float]:
+    """What guesses come to that do not look at the text.
 
     Args:
-        table: integers `(rows, length)`.
+        table: integers `(rows, length)`, what is tested on.
         tokenizer: of these ids.
+
+    Returns:
+        "majority", the share of the most frequent token, which is the accuracy
+        of guessing it each time; and "entropy" of the tokens in nats, below
+        which no cross-entropy can come without context. Special tokens, which
+        are never hidden, do not count.
     """
     counts = np.bincount(table.ravel(), minlength=tokenizer.vocabulary_size())
     counts[tokenizer.special_token_ids] = 0
-    return float(counts.max() / max(counts.sum(), 1))
+    total = max(counts.sum(), 1)
+    shares = counts[counts > 0] / total
+    return {
+        "majority": float(counts.max() / total),
+        "entropy": float(-(shares * np.log(shares)).sum()),
+    }
 
 
 def blanks_text(blanks: Sequence[Any]) -> str:

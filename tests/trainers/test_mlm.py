@@ -73,6 +73,8 @@ class TestFinishedRun:
         bits = test["loss"] / math.log(2)
         assert test["bits_per_byte"] == pytest.approx(bits)
         assert 0 < results["majority"] < 0.3
+        least = -math.log(results["majority"])
+        assert least < results["entropy"] < math.log(64)
         with open(run[0] / "history.csv", newline="") as file:
             rows = list(csv.DictReader(file))
         assert "validation_bits_per_byte" in rows[-1]
@@ -96,6 +98,17 @@ class TestFinishedRun:
         assert status == 0
         results = json.loads((run[0] / "results.json").read_text())
         assert f"{results['test']['loss']:6.3f}" in printed
+
+    def test_evaluate_reads_only_what_it_tests_on(
+        self, copied, tmp_path, capsys
+    ):
+        other = write_text(tmp_path / "other.txt", 30)
+        flags = ["--mode=evaluate", f"--model_dir={copied}"]
+        gone = f"--train_data={tmp_path}/gone.txt"
+        assert call(*flags, gone, f"--test_data={other}") == 0
+        assert "bits per byte" in capsys.readouterr().out
+        assert call(*flags, gone) == 2
+        assert "gone.txt" in capsys.readouterr().err
 
     def test_export_alone(self, copied):
         shutil.rmtree(copied / "saved_model")

@@ -24,9 +24,9 @@ def attention_over_images(
     """Draws the pack attention of every slot over pictures.
 
     One block of rows per picture: the picture, then a map for each slot, drawn
-    over it.
-    The brightest pixel of a map is the one with the most attention; the number
-    above says how many pixels the attention is spread over (its perplexity).
+    over it. The brightest pixel of a map is the one with the most attention;
+    the number above says how many pixels the attention is spread over (its
+    perplexity).
 
     Args:
         images: `(pictures, height, width)`, grey.

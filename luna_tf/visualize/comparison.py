@@ -82,5 +82,5 @@ def comparison_curves(
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.legend(loc="lower right", frameon=False, fontsize=11)
+    axes.legend(loc="best", frameon=False, fontsize=11)
     return figure

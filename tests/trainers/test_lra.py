@@ -478,7 +478,7 @@ def test_help_names_every_flag_once(capsys):
     )
     for field in (*fields, "config", "model_dir", "mode", "overwrite"):
         heads = (f"  --{field}=", f"  --[no]{field} ", f"  --{field} ")
-        assert len([x for x in lines if x.startswith(heads)]) == 1, field
+        assert len([x for x in lines if f"{x} ".startswith(heads)]) == 1, field
 
 
 @pytest.mark.parametrize("name", sorted(recipes.names(PROGRAM.folder)))

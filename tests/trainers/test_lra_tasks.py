@@ -306,6 +306,14 @@ class TestTrivialBaselines:
         assert "TF-IDF" in (tmp_path / "report.md").read_text()
 
 
+def copy_files(folder, to):
+    """Copies what a report reads: the files, not checkpoints and exports."""
+    to.mkdir()
+    for file in folder.iterdir():
+        if file.is_file():
+            (to / file.name).write_bytes(file.read_bytes())
+
+
 class TestReport:
     @pytest.mark.parametrize("finished", ["text"], indirect=True)
     def test_a_run_from_before_a_field_was_stands_with_its_like(
@@ -313,10 +321,7 @@ class TestReport:
     ):
         _, folder, _, _ = finished
         older = tmp_path / "older"
-        older.mkdir()
-        for file in folder.iterdir():
-            if file.is_file():
-                (older / file.name).write_bytes(file.read_bytes())
+        copy_files(folder, older)
         recipe = (older / "recipe.yaml").read_text()
         lines = recipe.splitlines(keepends=True)
         kept = [x for x in lines if not x.startswith(("decay_norms", "seed:"))]
@@ -357,10 +362,7 @@ class TestReport:
     ):
         _, folder, _, _ = finished
         damaged = tmp_path / "damaged"
-        damaged.mkdir()
-        for file in folder.iterdir():
-            if file.is_file():
-                (damaged / file.name).write_bytes(file.read_bytes())
+        copy_files(folder, damaged)
         if text is None:
             (damaged / name).unlink()
         else:

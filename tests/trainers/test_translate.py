@@ -168,6 +168,7 @@ class TestRun:
         rows = translate_report.rows(results)
         for lines in rows.values():
             for label, value, remark in lines:
+                remark = remark.replace("|", "\\|")
                 assert f"| {label} | {value} | {remark} |" in text
 
 

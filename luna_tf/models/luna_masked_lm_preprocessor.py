@@ -83,10 +83,8 @@ class LunaMaskedLMPreprocessor(
         use_segments=False,
         **kwargs,
     ):
-        given_length, sequence_length = (
-            sequence_length,
-            first_length(sequence_length),
-        )
+        given_length = sequence_length
+        sequence_length = first_length(given_length)
         check_positive(sequence_length=sequence_length)
         if not 0 < mask_selection_rate < 1:
             raise ValueError(
